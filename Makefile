@@ -1,0 +1,49 @@
+# Everything a newcomer needs: `make demo` and `make test` work on a machine with git, make and Python 3.10-3.13.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_VENV ?= .venv-demo
+DEMO_OUT ?= demo
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo   synthetic CT series -> quality report (own environment, no PyTorch)"
+	@echo "make test   lint, types and tests (own environment)"
+	@echo "make lint   ruff and mypy only"
+	@echo "make format ruff format"
+
+# An environment is fresh when its stamp is newer than pyproject.toml.
+$(VENV)/.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+$(DEMO_VENV)/.stamp: pyproject.toml
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(DEMO_VENV)/bin/python -m pip install --quiet -e '.[cpu,sim]'
+	@touch $@
+
+demo: $(DEMO_VENV)/.stamp
+	rm -rf $(DEMO_OUT)
+	$(DEMO_VENV)/bin/n2q-edge phantom $(DEMO_OUT)/series --slices 24 --dose 25
+	$(DEMO_VENV)/bin/n2q-edge assess $(DEMO_OUT)/series -o $(DEMO_OUT)/report
+	@echo
+	@echo "Pictures and report:"
+	@find $(DEMO_OUT)/report -type f | sort | sed 's/^/  /'
+
+lint: $(VENV)/.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+format: $(VENV)/.stamp
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache

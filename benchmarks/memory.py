@@ -1,0 +1,79 @@
+"""Peak memory of `n2q-edge assess` against the number of slices: it must not grow.
+
+Each size runs in a fresh process on a series of that many slices (one phantom slice, copied with new UIDs and
+positions). Peak is the process's high-water mark as the kernel counted it.
+
+    python benchmarks/memory.py --slices 50 --slices 500 --json benchmarks/results/memory-NAME.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pydicom
+from pydicom.uid import generate_uid
+
+from n2q_edge.report.machine import describe_machine
+
+
+def make_series(source: Path, folder: Path, count: int) -> None:
+    """Copy one slice `count` times, a millimetre apart."""
+    folder.mkdir()
+    template = pydicom.dcmread(source)
+    series_uid = generate_uid()
+    for number in range(count):
+        template.SOPInstanceUID = generate_uid()
+        template.file_meta.MediaStorageSOPInstanceUID = template.SOPInstanceUID
+        template.SeriesInstanceUID = series_uid
+        template.InstanceNumber = number + 1
+        template.ImagePositionPatient = [*template.ImagePositionPatient[:2], float(number)]
+        template.save_as(folder / f"{number:05d}.dcm")
+
+
+def peak_mib(series: Path, out: Path, runtime: str) -> float:
+    """Assess the series in a fresh process; its peak resident memory in MiB."""
+    command = [sys.executable, "-m", "n2q_edge", "assess", str(series), "-o", str(out), "--runtime", runtime]
+    process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--slices", type=int, action="append", help="a series length; repeatable")
+    parser.add_argument("--runtime", default="onnxruntime")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    sizes = options.slices or [50, 500]
+    peaks: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        phantom = [sys.executable, "-m", "n2q_edge", "phantom", str(root / "phantom"), "--slices", "1"]
+        subprocess.run(phantom, check=True, stdout=subprocess.DEVNULL)
+        source = next((root / "phantom").rglob("*.dcm"))
+        for size in sizes:
+            make_series(source, root / str(size), size)
+            peaks[size] = peak_mib(root / str(size), root / f"out{size}", options.runtime)
+            print(f"{size:6d} slices  {peaks[size]:8.1f} MiB")
+    ratio = peaks[max(sizes)] / peaks[min(sizes)]
+    print(f"ratio {max(sizes)} : {min(sizes)} slices = {ratio:.3f}")
+    if options.json:
+        result = {
+            "machine": describe_machine(),
+            "runtime": options.runtime,
+            "peak_mib": peaks,
+            "ratio": ratio,
+        }
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

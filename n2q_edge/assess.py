@@ -1,0 +1,466 @@
+"""Series x runtime -> a lazy stream of `SliceResult`, then reports.
+
+    with open_model(None) as runtime:
+        for outcome in assess_series(series, runtime):
+            ...
+
+One thread reads and decodes ahead while the model works. Memory does not grow with the number of slices: a
+result keeps its pictures only if the caller keeps the result, and `assess` keeps those of the worst slices.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from n2q_edge import scoring
+from n2q_edge.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
+from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, Skipped, SliceRef, iter_slices
+from n2q_edge.errors import ExitCode, ModelError
+from n2q_edge.policy import Judgement, Policy
+from n2q_edge.runtimes.base import FloatArray, Inference, Runtime
+from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
+from n2q_edge.timing import StageTimes, now_ms, overlap_ms
+from n2q_edge.tissue import Masks, RegionScore, region_scores, tissue_masks
+
+NO_BODY = "no_body"
+"""Flag of a slice in which no patient was found; it has no scores."""
+
+
+class ModelReason(str, Enum):
+    """Why a slice that could be read has no result."""
+
+    MODEL_FAILED = "model_failed"
+    NON_FINITE_OUTPUT = "non_finite_output"
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        return {
+            ModelReason.MODEL_FAILED: "The model or its runtime failed on this slice.",
+            ModelReason.NON_FINITE_OUTPUT: "The model gave values that are not numbers.",
+        }[self]
+
+
+@dataclass(frozen=True)
+class ModelRejected:
+    """A slice that was read but that the model could not assess. It reads like `dicom.Rejected`."""
+
+    path: Path | str
+    reason: ModelReason
+    detail: str
+    sop_instance_uid: str | None = None
+    frame: int | None = None
+
+
+Rejection: TypeAlias = Rejected | ModelRejected
+
+
+@dataclass(frozen=True)
+class SliceImages:
+    """What pictures of a slice need, each [H,W]: HU, predicted SSIM, body mask, the model's noise map."""
+
+    hu: FloatArray
+    quality_map: FloatArray
+    mask: scoring.BoolArray
+    noise_map: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """One assessed slice.
+
+    Attributes:
+        number: place in its series along z, from 1; rejected slices count.
+        ref: identity and geometry.
+        quality: scores in the body mask; None without a body.
+        dose: the dose it looks like; None without a body.
+        noise_hu: model-free noise level; None with too little soft tissue.
+        model_noise_hu: median of the model's own noise map where `noise_hu` is measured, if it gives one.
+        flags: of the input, `no_body` and `noise_disagreement`.
+        times: of every stage.
+        images: the pixels behind the numbers; None once dropped to save memory.
+        regions: quality of every tissue class, or of every segment of a segmentation, that is large enough.
+    """
+
+    number: int
+    ref: SliceRef
+    quality: scoring.Quality | None
+    dose: scoring.Dose | None
+    noise_hu: float | None
+    model_noise_hu: float | None
+    flags: tuple[str, ...]
+    times: StageTimes
+    images: SliceImages | None = field(default=None, repr=False)
+    regions: tuple[RegionScore, ...] = ()
+
+
+@dataclass
+class SeriesReport:
+    """One series as far as it was assessed.
+
+    Attributes:
+        number: place in the run, from 1.
+        series: identity, protocol and flags.
+        slices: in z order, without pixels.
+        worst: the slices of the lowest mean quality, worst first, with pixels.
+        seconds: by the clock, reading included, warm-up not.
+    """
+
+    number: int
+    series: Series
+    slices: list[SliceResult] = field(default_factory=list)
+    worst: list[SliceResult] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def mean_quality(self) -> float | None:
+        """Mean over slices of the body-mean quality; None if no slice has one."""
+        means = self.quality_means
+        return statistics.fmean(means) if means else None
+
+    @property
+    def quality_means(self) -> list[float]:
+        """Body-mean quality of every slice that has one, in z order."""
+        return [result.quality.mean for result in self.slices if result.quality]
+
+    def judge(self, policy: Policy) -> Judgement:
+        """What a policy says about the series."""
+        return policy.judge(self.series.protocol, self.quality_means)
+
+
+@dataclass
+class Assessment:
+    """All that one run found out.
+
+    Attributes:
+        spec: of the model.
+        runtime: what `Runtime.describe` says.
+        batch: slices an inference.
+        created: start of the run, UTC.
+        files_seen: files found under the paths given.
+        skipped: files that are no CT images.
+        rejected: files and slices that should have been assessed and could not be.
+        series: in the order they were assessed.
+        complete: False if it was interrupted.
+    """
+
+    spec: ModelSpec
+    runtime: dict[str, Any]
+    batch: int
+    created: datetime
+    files_seen: int
+    skipped: list[Skipped]
+    rejected: list[Rejection]
+    series: list[SeriesReport] = field(default_factory=list)
+    complete: bool = True
+
+    @property
+    def slices_assessed(self) -> int:
+        """Slices with a result."""
+        return sum(len(report.slices) for report in self.series)
+
+    def exit_code(self, fail_below: float | None = None, policy: Policy | None = None) -> ExitCode:
+        """What the process should say; the first that holds.
+
+        130 interrupted, 4 nothing assessed, 10 a series' mean quality is below `fail_below` or its verdict is
+        one that `policy` wants an exit code for, 3 some inputs were rejected, 0. Low quality outranks a rejected
+        file: it is what the caller asked to be told.
+        """
+        if not self.complete:
+            return ExitCode.INTERRUPTED
+        if not self.slices_assessed:
+            return ExitCode.NOTHING_ASSESSED
+        means = [report.mean_quality for report in self.series]
+        if fail_below is not None and any(mean is not None and mean < fail_below for mean in means):
+            return ExitCode.BELOW_THRESHOLD
+        if policy and any(report.judge(policy).verdict in policy.exit_code_on for report in self.series):
+            return ExitCode.BELOW_THRESHOLD
+        return ExitCode.PARTIAL if self.rejected else ExitCode.OK
+
+
+Regions: TypeAlias = Callable[[LoadedSlice, scoring.BoolArray], Masks]
+"""From a slice and its body mask to the masks of the regions to score, by name."""
+
+
+def tissue_regions(loaded: LoadedSlice, mask: scoring.BoolArray) -> Masks:
+    """The tissue classes: the regions where nobody has drawn any."""
+    return tissue_masks(loaded.hu, mask, loaded.pixel_spacing_mm)
+
+
+class Collector(Protocol):
+    """What takes the slices of a run as they come, with their pixels."""
+
+    def add(self, report: SeriesReport, result: SliceResult) -> None:
+        """Take a slice of the series of `report`."""
+
+    def finish(self, report: SeriesReport) -> None:
+        """The series has no more slices. Not called for a series that is interrupted."""
+
+
+def assess(
+    inventory: Inventory,
+    runtime: Runtime,
+    *,
+    batch: int = 1,
+    keep_worst: int = 0,
+    on_outcome: Callable[[SliceResult | Rejection], None] | None = None,
+    regions: Regions = tissue_regions,
+    collector: Collector | None = None,
+) -> Assessment:
+    """Assess every series of an inventory.
+
+    Ctrl-C does not raise: it ends the run with what is done and `complete=False`.
+
+    Args:
+        inventory: what `dicom.scan` found.
+        runtime: an open model.
+        batch: slices an inference; more than 1 helps a GPU's throughput and costs latency.
+        keep_worst: slices of every series to keep the pixels of.
+        on_outcome: called after every slice, for a progress bar.
+        regions: what to score beside the whole body.
+        collector: gets every slice with its pixels.
+    """
+    assessment = Assessment(
+        spec=runtime.spec,
+        runtime=runtime.describe(),
+        batch=batch,
+        created=datetime.now(timezone.utc),
+        files_seen=inventory.files_seen,
+        skipped=list(inventory.skipped),
+        rejected=list(inventory.rejected),
+    )
+    model = _WarmModel(runtime)
+    try:
+        for number, series in enumerate(inventory.series, start=1):
+            report = SeriesReport(number, series)
+            assessment.series.append(report)
+            started = now_ms()
+            for outcome in _stream(series, model, batch, regions):
+                if isinstance(outcome, SliceResult):
+                    _add(report, outcome, keep_worst)
+                    if collector:
+                        collector.add(report, outcome)
+                else:
+                    assessment.rejected.append(outcome)
+                now = now_ms()
+                report.seconds = (now - started - overlap_ms((started, now), model.warm_ups)) / 1000
+                if on_outcome:
+                    on_outcome(outcome)
+            if collector:
+                collector.finish(report)
+    except KeyboardInterrupt:
+        assessment.complete = False
+    return assessment
+
+
+def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterator[SliceResult | Rejection]:
+    """Assess a series lazily, slice by slice in z order; one bad slice does not stop it."""
+    return _stream(series, _WarmModel(runtime), batch, tissue_regions)
+
+
+def _add(report: SeriesReport, result: SliceResult, keep_worst: int) -> None:
+    report.slices.append(replace(result, images=None))
+    if result.quality and keep_worst:
+        report.worst.append(result)
+        report.worst.sort(key=_mean_quality)
+        del report.worst[keep_worst:]
+
+
+def worst_slices(slices: Sequence[SliceResult], count: int) -> list[SliceResult]:
+    """The `count` slices of the lowest mean quality, worst first."""
+    return sorted((result for result in slices if result.quality), key=_mean_quality)[:count]
+
+
+def _mean_quality(result: SliceResult) -> float:
+    assert result.quality is not None
+    return result.quality.mean
+
+
+# ------------------------------------------------------------------------------------------------- streaming
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """A slice in memory, with the times (ms) when its reading began and ended."""
+
+    number: int
+    slice: LoadedSlice
+    began: float
+    loaded: float
+
+
+def _stream(
+    series: Series, model: _WarmModel, batch: int, regions: Regions
+) -> Iterator[SliceResult | Rejection]:
+    waiting: list[_Arrived] = []
+    for arrived in _look_ahead(iter_slices(series), depth=batch):
+        if not isinstance(arrived, _Arrived):
+            yield arrived
+            continue
+        if waiting and arrived.slice.hu.shape != waiting[0].slice.hu.shape:
+            yield from _assess_batch(waiting, model, regions)
+            waiting = []
+        waiting.append(arrived)
+        if len(waiting) == batch:
+            yield from _assess_batch(waiting, model, regions)
+            waiting = []
+    if waiting:
+        yield from _assess_batch(waiting, model, regions)
+
+
+def _look_ahead(slices: Iterator[LoadedSlice | Rejected], depth: int) -> Iterator[_Arrived | Rejected]:
+    """Read and decode up to `depth` slices ahead in one thread; order and exceptions come through."""
+    numbers = iter(range(1, 1 << 62))
+
+    def load() -> _Arrived | Rejected | None:
+        began = now_ms()
+        item = next(slices, None)
+        number = next(numbers)
+        return _Arrived(number, item, began, now_ms()) if isinstance(item, LoadedSlice) else item
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="n2q-read")
+    pending: deque[Future[_Arrived | Rejected | None]] = deque(pool.submit(load) for _ in range(depth))
+    try:
+        while (item := pending.popleft().result()) is not None:
+            pending.append(pool.submit(load))
+            yield item
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _WarmModel:
+    """A runtime whose first inference on every shape, which may compile or allocate, is not measured."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.warm_ups: list[tuple[float, float]] = []  # begin and end, ms
+        self._shapes: set[tuple[int, ...]] = set()
+
+    def infer(self, hu: FloatArray) -> Inference:
+        if hu.shape not in self._shapes:
+            began = now_ms()
+            self.runtime.infer(hu)
+            self.warm_ups.append((began, now_ms()))
+            self._shapes.add(hu.shape)
+        return self.runtime.infer(hu)
+
+
+def _assess_batch(
+    batch: list[_Arrived], model: _WarmModel, regions: Regions
+) -> Iterator[SliceResult | Rejection]:
+    """Assess slices of equal size together; if the model fails on a batch, its slices one by one."""
+    spec = model.runtime.spec
+    try:
+        inference = model.infer(_stack([arrived.slice.hu for arrived in batch], spec.size_multiple))
+    except ModelError as error:
+        if len(batch) == 1:
+            yield _model_rejected(batch[0], ModelReason.MODEL_FAILED, str(error))
+            return
+        for arrived in batch:
+            yield from _assess_batch([arrived], model, regions)
+        return
+    for row, arrived in enumerate(batch):
+        yield _score(arrived, inference, row, spec, model.warm_ups, regions)
+
+
+def _stack(slices: Sequence[FloatArray], multiple: int) -> FloatArray:
+    """Slices [H,W] of one size as a batch [N,1,H',W'], padded with air at the bottom and right."""
+    height, width = slices[0].shape
+    shape = (len(slices), 1, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    stacked = np.full(shape, HU_MIN, dtype=np.float32)
+    for row, hu in enumerate(slices):
+        np.clip(hu, HU_MIN, HU_MAX, out=stacked[row, 0, :height, :width])
+    return stacked
+
+
+def _score(
+    arrived: _Arrived,
+    inference: Inference,
+    row: int,
+    spec: ModelSpec,
+    warm_ups: Sequence[tuple[float, float]],
+    regions: Regions,
+) -> SliceResult | ModelRejected:
+    """Row `row` of a batch's inference as the result of its slice."""
+    began = now_ms()
+    loaded = arrived.slice
+    height, width = loaded.hu.shape
+    quality_map = inference.quality_map[row, 0, :height, :width].copy()  # the runtime may reuse its buffer
+    probabilities = inference.dose_probabilities[row]
+    noise_map = None if inference.noise_map is None else inference.noise_map[row, 0, :height, :width].copy()
+    outputs = (quality_map, probabilities) if noise_map is None else (quality_map, probabilities, noise_map)
+    if not all(np.isfinite(output).all() for output in outputs):
+        return _model_rejected(
+            arrived, ModelReason.NON_FINITE_OUTPUT, "NaN or infinity in the model's output"
+        )
+    mask = scoring.body_mask(loaded.hu, loaded.pixel_spacing_mm)
+    quality = scoring.quality_scores(quality_map, mask)
+    noise = scoring.global_noise_level(loaded.hu, mask, loaded.pixel_spacing_mm)
+    model_noise = None
+    if noise_map is not None:
+        model_noise = scoring.model_noise(noise_map, scoring.soft_tissue(loaded.hu, mask))
+    scores: tuple[RegionScore, ...] = ()
+    if quality:
+        scores = region_scores(quality_map, regions(loaded, mask), loaded.pixel_spacing_mm)
+    flags = list(loaded.ref.flags)
+    if not quality:
+        flags.append(NO_BODY)
+    if noise_disagrees(noise, model_noise):
+        flags.append(NOISE_DISAGREEMENT)
+    ended = now_ms()
+    return SliceResult(
+        number=arrived.number,
+        ref=loaded.ref,
+        quality=quality,
+        dose=scoring.dose_scores(probabilities, spec.dose_levels) if quality else None,
+        noise_hu=noise,
+        model_noise_hu=model_noise,
+        flags=tuple(flags),
+        times=_times(arrived, inference, began, ended, warm_ups),
+        images=SliceImages(loaded.hu, quality_map, mask, noise_map),
+        regions=scores,
+    )
+
+
+def _times(
+    arrived: _Arrived,
+    inference: Inference,
+    scoring_began: float,
+    ended: float,
+    warm_ups: Sequence[tuple[float, float]],
+) -> StageTimes:
+    """Stage times of one slice; warm-ups that it had to wait for are taken out."""
+    timing, batch = inference.timing, len(inference.quality_map)
+    total = ended - arrived.began - overlap_ms((arrived.loaded, ended), warm_ups)
+    infer, score = timing.total / batch, ended - scoring_began
+    read, decode = arrived.slice.read_ms, arrived.slice.decode_ms
+
+    def share(milliseconds: float | None) -> float | None:
+        return None if milliseconds is None else milliseconds / batch
+
+    return StageTimes(
+        read=read,
+        decode=decode,
+        wait=max(0.0, total - read - decode - infer - score),
+        infer=infer,
+        h2d=share(timing.h2d),
+        compute=share(timing.compute),
+        d2h=share(timing.d2h),
+        score=score,
+        total=total,
+    )
+
+
+def _model_rejected(arrived: _Arrived, reason: ModelReason, detail: str) -> ModelRejected:
+    ref = arrived.slice.ref
+    return ModelRejected(ref.path, reason, detail, ref.sop_instance_uid, ref.frame)

@@ -1,0 +1,53 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from n2q_edge.errors import OutputError
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents and see that files can be written into it.
+
+    Raises:
+        OutputError: it cannot be made, is a file, or is not writable.
+    """
+    probe = folder / f".n2q-edge-{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into the folder {folder}: {error.strerror}; choose another"
+        ) from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write beside, then rename: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OutputError: disk full, no permission, ...; nothing is left behind.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_file` for text, as UTF-8."""
+    write_file(path, text.encode("utf-8"))

@@ -1,0 +1,291 @@
+"""The JSON document. `schema.json` beside this file is its definition, docs/json.md its explanation."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import Enum
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import n2q_edge
+from n2q_edge.assess import Assessment, Rejection, SeriesReport, SliceResult, worst_slices
+from n2q_edge.policy import Judgement, Policy, load_policy
+from n2q_edge.report.machine import describe_machine
+from n2q_edge.report.text import printable
+from n2q_edge.scoring import QUALITY_THRESHOLD, to_percent
+from n2q_edge.timing import StageTimes, summarise
+from n2q_edge.tissue import RegionScore, RegionSummary, summarise_regions
+
+if TYPE_CHECKING:
+    from n2q_edge.report.dicom_objects import SeriesObjects
+
+SCHEMA_VERSION = 1
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the document."""
+    loaded: dict[str, Any] = json.loads(files("n2q_edge.report").joinpath("schema.json").read_text("utf-8"))
+    return loaded
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """The document as JSON text: ASCII, no NaN, no infinity."""
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def build(
+    assessment: Assessment,
+    *,
+    worst: int,
+    fail_below: float | None = None,
+    policy: Policy | None = None,
+    segmentation: Path | None = None,
+    dicom: Sequence[SeriesObjects] | None = None,
+) -> dict[str, Any]:
+    """The document of a run.
+
+    Args:
+        assessment: the run.
+        worst: how many worst slices every summary names.
+        fail_below: the threshold of `--fail-below`, which decides the exit code.
+        policy: what judges the series; the default policy if not given.
+        segmentation: the file the regions are from; None if they are tissue classes.
+        dicom: the DICOM objects of every series; None if none were asked for.
+    """
+    policy = policy or load_policy()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "n2q_edge_version": n2q_edge.__version__,
+        "created": assessment.created.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "complete": assessment.complete,
+        "exit_code": int(assessment.exit_code(fail_below, policy)),
+        "settings": {
+            "batch": assessment.batch,
+            "quality_threshold": QUALITY_THRESHOLD,
+            "fail_below": fail_below,
+            "segmentation": None if segmentation is None else printable(segmentation),
+        },
+        "model": _model(assessment),
+        "machine": describe_machine(),
+        "policy": {
+            "name": printable(policy.name),
+            "source": None if policy.source is None else printable(policy.source),
+            "sha256": policy.sha256,
+        },
+        "files": count_files(assessment),
+        "series": [_series(report, worst, policy, _objects(report, dicom)) for report in assessment.series],
+        "rejected": [_rejected(item) for item in assessment.rejected],
+        "skipped": [
+            {"path": printable(item.path), "reason": item.reason.value, "frame": item.frame}
+            for item in assessment.skipped
+        ],
+    }
+
+
+def count_files(assessment: Assessment) -> dict[str, int]:
+    """Every file in one place: assessed (at least one slice of it), rejected, skipped or not reached."""
+    assessed = {str(result.ref.path) for report in assessment.series for result in report.slices}
+    rejected = {str(item.path) for item in assessment.rejected} - assessed
+    frames = {str(item.path) for item in assessment.skipped if item.frame is not None}
+    whole = sum(item.frame is None for item in assessment.skipped)  # a file named twice is there twice
+    skipped = whole + len(frames - assessed - rejected)
+    done = len(assessed) + len(rejected) + skipped
+    return {
+        "seen": assessment.files_seen,
+        "assessed": len(assessed),
+        "rejected": len(rejected),
+        "skipped": skipped,
+        "not_reached": 0 if assessment.complete else assessment.files_seen - done,
+    }
+
+
+def _model(assessment: Assessment) -> dict[str, Any]:
+    spec, runtime = assessment.spec, dict(assessment.runtime)
+    path = runtime.pop("model_path", None)
+    sha256 = runtime.pop("model_sha256", None)
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "path": None if path is None else printable(path),
+        "sha256": sha256,
+        "precision": spec.precision,
+        "window_center_hu": spec.window_center,
+        "window_width_hu": spec.window_width,
+        "dose_levels_percent": [to_percent(level) for level in spec.dose_levels],
+        "runtime": plain(runtime),
+    }
+
+
+def _series(report: SeriesReport, worst: int, policy: Policy, dicom: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "number": report.number,
+        "study_instance_uid": report.series.study_instance_uid,
+        "series_instance_uid": report.series.series_instance_uid,
+        "stack": report.series.stack,
+        "protocol": plain(report.series.protocol),
+        "flags": list(report.series.flags),
+        "verdict": _verdict(report.judge(policy)),
+        "summary": _summary(report, worst),
+        "dicom": dicom,
+        "latency": _latency([result.times for result in report.slices]),
+        "slices": [_slice(result) for result in report.slices],
+    }
+
+
+def _objects(report: SeriesReport, dicom: Sequence[SeriesObjects] | None) -> dict[str, Any] | None:
+    """The DICOM objects of a series; an interrupted series has none."""
+    if dicom is None:
+        return None
+    objects = next((each for each in dicom if each.number == report.number), None)
+    if objects is None:
+        return {"written": [], "not_written": [{"kind": "all", "reason": "interrupted", "detail": ""}]}
+    return {
+        "written": [
+            {
+                "kind": each.kind,
+                "path": printable(each.path),
+                "sop_class_uid": each.sop_class_uid,
+                "sop_instance_uid": each.sop_instance_uid,
+            }
+            for each in objects.written
+        ],
+        "not_written": [
+            {"kind": each.kind, "reason": each.reason, "detail": printable(each.detail)}
+            for each in objects.not_written
+        ],
+    }
+
+
+def _verdict(judgement: Judgement) -> dict[str, Any]:
+    verdict = judgement.verdict
+    return {
+        "code": verdict.value if verdict else None,
+        "dicom_code": verdict.dicom_code if verdict else None,
+        "meaning": verdict.meaning if verdict else None,
+        "rule": None if judgement.rule is None else printable(judgement.rule),
+        "reasons": [printable(reason) for reason in judgement.reasons],
+        "limits": {name: asdict(standard) for name, standard in judgement.standards.items()}
+        if judgement.standards
+        else None,
+    }
+
+
+def _summary(report: SeriesReport, worst: int) -> dict[str, Any]:
+    means = report.quality_means
+    noise = [result.noise_hu for result in report.slices if result.noise_hu is not None]
+    levels = Counter(result.dose.level for result in report.slices if result.dose)
+    return {
+        "slices": len(report.slices),
+        "slices_scored": len(means),
+        "quality": {
+            "mean": _rounded(report.mean_quality),
+            "min": _rounded(min(means, default=None)),
+            "p05": _rounded(sorted(means)[int(0.05 * (len(means) - 1))] if means else None),
+        },
+        "worst": [result.number for result in worst_slices(report.slices, worst)],
+        "dose": [{"level": level, "slices": levels[level]} for level in sorted(levels)],
+        "noise_hu_median": _rounded(statistics.median(noise) if noise else None, 3),
+        "regions": [_region_summary(region, report) for region in _regions(report)],
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _regions(report: SeriesReport) -> list[RegionSummary]:
+    return summarise_regions(result.regions for result in report.slices)
+
+
+def _region_summary(region: RegionSummary, report: SeriesReport) -> dict[str, Any]:
+    index, mean = region.worst
+    return {
+        "name": printable(region.name),
+        "slices": region.slices,
+        "area_mm2": _rounded(region.area_mm2, 1),
+        "mean": _rounded(region.mean),
+        "below_threshold": _rounded(region.below_threshold),
+        "worst": {"slice": report.slices[index].number, "mean": _rounded(mean)},
+    }
+
+
+def _latency(times: list[StageTimes]) -> dict[str, Any]:
+    return {
+        "samples": len(times),
+        "stages_ms": {
+            stage: {"p50": round(p.p50, 3), "p90": round(p.p90, 3), "p99": _rounded(p.p99, 3)}
+            for stage, p in summarise(times).items()
+        },
+    }
+
+
+def _slice(result: SliceResult) -> dict[str, Any]:
+    quality, dose, times = result.quality, result.dose, result.times
+    return {
+        "number": result.number,
+        "sop_instance_uid": result.ref.sop_instance_uid,
+        "path": printable(result.ref.path),
+        "frame": result.ref.frame,
+        "position_mm": _rounded(result.ref.position_mm, 3),
+        "quality": {
+            "mean": _rounded(quality.mean if quality else None),
+            "p05": _rounded(quality.p05 if quality else None),
+            "below_threshold": _rounded(quality.below_threshold if quality else None),
+            "histogram": list(quality.histogram) if quality else None,
+        },
+        "regions": [_region(region) for region in result.regions],
+        "dose": {
+            "level": dose.level if dose else None,
+            "probabilities": [round(probability, 6) for probability in dose.probabilities] if dose else None,
+        },
+        "noise_hu": _rounded(result.noise_hu, 3),
+        "model_noise_hu": _rounded(result.model_noise_hu, 3),
+        "flags": list(result.flags),
+        "times_ms": {stage: _rounded(value, 3) for stage, value in vars(times).items()},
+    }
+
+
+def _region(region: RegionScore) -> dict[str, Any]:
+    quality = region.quality
+    return {
+        "name": printable(region.name),
+        "area_mm2": _rounded(region.area_mm2, 1),
+        "quality": {
+            "mean": _rounded(quality.mean),
+            "p05": _rounded(quality.p05),
+            "below_threshold": _rounded(quality.below_threshold),
+        },
+    }
+
+
+def _rejected(item: Rejection) -> dict[str, Any]:
+    return {
+        "path": printable(item.path),
+        "reason": item.reason.value,
+        "detail": printable(item.detail),
+        "sop_instance_uid": item.sop_instance_uid,
+        "frame": item.frame,
+    }
+
+
+def _rounded(value: float | None, digits: int = 6) -> float | None:
+    """Rounded for people; what is no finite number is null."""
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
+
+
+def plain(value: Any) -> Any:
+    """A value of JSON's own types: enums as their value, paths and other things as text, NaN as null."""
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, dict):
+        return {printable(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    return printable(value)

@@ -1,0 +1,67 @@
+"""The folder of `assess -o`: report.json, slices.csv, report.html and pictures.
+
+File names are counted, never taken from DICOM values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+from n2q_edge.assess import Assessment, SeriesReport
+from n2q_edge.atomic import write_file
+from n2q_edge.report import document, html, slices_csv
+from n2q_edge.report.text import number
+
+OWN_PICTURE = re.compile(r"series\d{3,}_(quality|slice\d{4,})\.png")
+
+
+def write_folder(assessment: Assessment, built: dict[str, Any], folder: Path) -> list[Path]:
+    """Write everything; the numbers first.
+
+    Args:
+        assessment: the run; pictures are made of `SeriesReport.worst`.
+        built: its JSON document.
+        folder: an existing folder.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        OutputError: disk full, no permission, ...; the files written before stay.
+    """
+    _remove_old_pictures(folder)
+    write_file(folder / "report.json", document.to_json(built).encode("utf-8"))
+    write_file(folder / "slices.csv", slices_csv.to_csv(assessment).encode("utf-8"))
+    write_file(folder / "report.html", html.to_html(built, assessment).encode("utf-8"))
+    return [
+        path
+        for report in assessment.series
+        if report.slices
+        for path in _pictures(report, assessment, folder)
+    ]
+
+
+def _remove_old_pictures(folder: Path) -> None:
+    """Pictures of an earlier run would pass for this one's."""
+    for path in folder.glob("series*_*.png"):
+        if OWN_PICTURE.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _pictures(report: SeriesReport, assessment: Assessment, folder: Path) -> list[Path]:
+    from n2q_edge.report.pictures import series_picture, slice_picture
+
+    name, spec = f"series{report.number:03d}", assessment.spec
+    title = f"series {report.number}, model {spec.name} {spec.version}"
+    written = [folder / f"{name}_quality.png"]
+    write_file(written[0], series_picture(report, spec, f"Quality along {title}"))
+    for result in report.worst:
+        place = "" if result.ref.position_mm is None else f", z = {number(result.ref.position_mm, 1)} mm"
+        path = folder / f"{name}_slice{result.number:04d}.png"
+        write_file(path, slice_picture(result, spec, f"Slice {result.number} of {title}{place}"))
+        written.append(path)
+    return written

@@ -1,0 +1,52 @@
+"""One CSV row a slice, for spreadsheets and pandas."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from n2q_edge.assess import Assessment, SeriesReport, SliceResult
+from n2q_edge.report.text import printable
+from n2q_edge.scoring import to_percent
+
+IDENTITY = ("series", "series_instance_uid", "slice", "sop_instance_uid", "path", "frame", "position_mm")
+SCORES = ("quality_mean", "quality_p05", "quality_below_threshold", "dose_level_percent")
+STAGES = ("read", "decode", "wait", "infer", "score", "total")
+
+
+def to_csv(assessment: Assessment) -> str:
+    """All slices of all series, with a header row; an absent number is an empty cell."""
+    levels = [f"dose_probability_{to_percent(level):g}" for level in assessment.spec.dose_levels]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    stages = [f"{stage}_ms" for stage in STAGES]
+    writer.writerow([*IDENTITY, *SCORES, *levels, "noise_hu", "model_noise_hu", "flags", *stages])
+    for report in assessment.series:
+        writer.writerows(_row(report, result, len(levels)) for result in report.slices)
+    return buffer.getvalue()
+
+
+def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]:
+    ref, quality, dose = result.ref, result.quality, result.dose
+    scores = [quality.mean, quality.p05, quality.below_threshold] if quality else [None] * 3
+    probabilities = dose.probabilities if dose else [None] * levels
+    return [
+        report.number,
+        report.series.series_instance_uid,
+        result.number,
+        ref.sop_instance_uid,
+        printable(ref.path),
+        ref.frame,
+        _cell(ref.position_mm, 3),
+        *(_cell(score, 6) for score in scores),
+        f"{dose.level:g}" if dose else "",
+        *(_cell(probability, 6) for probability in probabilities),
+        _cell(result.noise_hu, 3),
+        _cell(result.model_noise_hu, 3),
+        " ".join(result.flags),
+        *(_cell(getattr(result.times, stage), 3) for stage in STAGES),
+    ]
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

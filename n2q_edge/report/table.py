@@ -1,0 +1,175 @@
+"""The table on stdout: what a person at the scanner wants to know, in 80 columns, with or without colour."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from n2q_edge.assess import Assessment, SeriesReport, SliceResult, worst_slices
+from n2q_edge.policy import Judgement, Policy, Verdict, load_policy
+from n2q_edge.report.document import count_files
+from n2q_edge.report.text import number, percent, printable, shorten
+from n2q_edge.scoring import QUALITY_THRESHOLD
+from n2q_edge.timing import summarise
+
+INDENT = (0, 0, 0, 2)
+PATH_WIDTH = 24
+VERDICT_STYLES = {
+    Verdict.USABLE: "green",
+    Verdict.DOES_NOT_MEET: "yellow",
+    Verdict.UNUSABLE: "bold red",
+    None: "",
+}
+REJECTED_SHOWN = 10
+STAGE_NAMES = {"h2d": "  h2d", "compute": "  compute", "d2h": "  d2h", "total": "total (arrival to result)"}
+PROTOCOL_UNITS = {"kvp": "kV", "exposure_mas": "mAs", "ctdivol": "mGy", "slice_thickness_mm": "mm"}
+
+
+def render(assessment: Assessment, console: Console, *, worst: int, policy: Policy | None = None) -> None:
+    """Print series by series, then what was rejected and skipped; the default policy judges if none is given."""
+    policy = policy or load_policy()
+    for report in assessment.series:
+        if report.slices:
+            _render_series(report, console, worst, policy)
+    _render_left_out(assessment, console)
+
+
+def _render_series(report: SeriesReport, console: Console, worst: int, policy: Policy) -> None:
+    console.print(
+        Text(f"Series {report.number}  {printable(report.series.series_instance_uid)}", style="bold")
+    )
+    facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
+    judgement = report.judge(policy)
+    facts.add_row("verdict", Text(_verdict(judgement), style=VERDICT_STYLES[judgement.verdict]))
+    for label, text in _facts(report):
+        facts.add_row(label, Text(text))
+    console.print(Padding(facts, INDENT, expand=False))
+    console.print()
+    if worst and report.quality_means:
+        console.print(Padding(_worst_table(worst_slices(report.slices, worst)), INDENT, expand=False))
+        console.print()
+    console.print(Padding(_latency_table(report), INDENT, expand=False))
+    console.print()
+
+
+def _verdict(judgement: Judgement) -> str:
+    words = {
+        Verdict.USABLE: "usable",
+        Verdict.DOES_NOT_MEET: "usable, does not meet the standard",
+        Verdict.UNUSABLE: "unusable",
+        None: "not judged",
+    }
+    return f"{words[judgement.verdict]}: {'; '.join(map(printable, judgement.reasons))}"
+
+
+def _facts(report: SeriesReport) -> Iterable[tuple[str, str]]:
+    protocol = _protocol(report.series.protocol)
+    if protocol:
+        yield "protocol", protocol
+    yield "slices", f"{len(report.slices)} in {report.seconds:.1f} s"
+    means = report.quality_means
+    if means:
+        yield (
+            "quality",
+            f"mean {report.mean_quality:.3f}, lowest slice {min(means):.3f} (SSIM predicted in the body)",
+        )
+    dose = Counter(result.dose.level for result in report.slices if result.dose)
+    if dose:
+        yield "looks like", ", ".join(f"{percent(level)} dose: {dose[level]}" for level in sorted(dose))
+    noise = sorted(result.noise_hu for result in report.slices if result.noise_hu is not None)
+    if noise:
+        yield "noise", f"{noise[0]:.1f} to {noise[-1]:.1f} HU, median {noise[len(noise) // 2]:.1f}"
+    counts = Counter(flag for result in report.slices for flag in result.flags)
+    flags = [*report.series.flags, *(f"{flag} (in {count})" for flag, count in counts.items())]
+    if flags:
+        yield "flags", ", ".join(flags)
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    """What most decides the noise of a scan, as far as the headers tell it."""
+    parts = [f"{protocol[name]:g} {unit}" for name, unit in PROTOCOL_UNITS.items() if protocol.get(name)]
+    parts[:0] = [printable(protocol[name]) for name in ("manufacturer", "model") if protocol.get(name)]
+    parts += [f"kernel {printable(protocol['kernel'])}"] if protocol.get("kernel") else []
+    return ", ".join(parts)
+
+
+def _worst_table(results: list[SliceResult]) -> Table:
+    table = _table("worst slices")
+    for heading in ("slice", "z mm", "mean", "p05", f"< {QUALITY_THRESHOLD:g}", "dose", "noise HU"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("file", no_wrap=True)
+    for result in results:
+        quality, dose = result.quality, result.dose
+        assert quality is not None
+        frame = "" if result.ref.frame is None else f" [{result.ref.frame}]"
+        table.add_row(
+            str(result.number),
+            number(result.ref.position_mm, 1),
+            f"{quality.mean:.3f}",
+            f"{quality.p05:.3f}",
+            f"{quality.below_threshold:.0%}",
+            percent(dose.level) if dose else number(None, 0),
+            number(result.noise_hu, 1),
+            Text(shorten(result.ref.path, PATH_WIDTH - len(frame)) + frame),
+        )
+    return table
+
+
+def _latency_table(report: SeriesReport) -> Table:
+    summary = summarise([result.times for result in report.slices])
+    table = _table("latency, ms")
+    for heading in ("stage", "p50", "p90", "p99"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
+    if "h2d" not in summary:
+        summary.pop("compute", None)  # without transfers it is what `infer` is
+    for stage, values in summary.items():
+        name = STAGE_NAMES.get(stage, stage)
+        table.add_row(name, number(values.p50, 1), number(values.p90, 1), number(values.p99, 1))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+
+
+def _render_left_out(assessment: Assessment, console: Console) -> None:
+    files = count_files(assessment)
+    seen = files.pop("seen")
+    parts = [f"{count} {name.replace('_', ' ')}" for name, count in files.items() if count]
+    console.print(Text(f"{seen} file{'' if seen == 1 else 's'}: {', '.join(parts) or 'none assessed'}"))
+    if assessment.rejected or assessment.skipped:
+        console.print(Padding(_reasons_table(assessment), INDENT, expand=False))
+    for item in assessment.rejected[:REJECTED_SHOWN]:
+        console.print(Text(f"  rejected: {shorten(item.path, PATH_WIDTH)}: {printable(item.detail)}"))
+    if len(assessment.rejected) > REJECTED_SHOWN:
+        console.print(Text(f"  and {len(assessment.rejected) - REJECTED_SHOWN} more: --json lists them all"))
+    if not assessment.complete:
+        console.print(Text("Interrupted: the numbers above are of the slices done so far.", style="bold"))
+
+
+def _reasons_table(assessment: Assessment) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for kind, items in (("rejected", assessment.rejected), ("skipped", assessment.skipped)):
+        for reason, count in Counter(item.reason for item in items).most_common():
+            table.add_row(kind, str(count), reason.value, Text(reason.description))
+    return table

@@ -1,0 +1,77 @@
+"""The one interface every runtime satisfies: HU in, quality map and dose out, timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from n2q_edge.spec import ModelSpec
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class InferTiming:
+    """Milliseconds of one `infer` call. On a CPU there are no transfers: `h2d` and `d2h` are None."""
+
+    total: float
+    h2d: float | None = None
+    compute: float | None = None
+    d2h: float | None = None
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a model says about a batch.
+
+    Attributes:
+        quality_map: float32 [N,1,H,W], predicted SSIM in [0, 1].
+        dose_probabilities: float32 [N,K], one row sums to 1; the levels are `spec.dose_levels`.
+        timing: of the whole batch.
+        noise_map: float32 [N,1,H,W], noise standard deviation in HU, if the model gives one.
+        log_variance: float32 [N,1,H,W], log of the variance of the quality map's error, if the model gives
+            one.
+    """
+
+    quality_map: FloatArray
+    dose_probabilities: FloatArray
+    timing: InferTiming
+    noise_map: FloatArray | None = None
+    log_variance: FloatArray | None = None
+
+
+class Runtime(Protocol):
+    """A model opened by one inference library. A context manager; `infer` is not re-entrant."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's spec."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name, version, device, threads and options of the runtime, for the report."""
+
+    def infer(self, hu: FloatArray) -> Inference:
+        """Run the model.
+
+        Args:
+            hu: float32 [N,1,H,W], Hounsfield units in [-1024, 3071]; H and W multiples of
+                `spec.size_multiple`.
+
+        Raises:
+            ModelError: the runtime failed on this input.
+        """
+
+    def close(self) -> None:
+        """Free the model. Closing twice is harmless."""
+
+    def __enter__(self) -> Runtime:
+        """Enter the context."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""

@@ -1,0 +1,24 @@
+"""ONNX Runtime on an NVIDIA GPU through its TensorRT provider."""
+
+from __future__ import annotations
+
+from n2q_edge.runtimes import ort
+from n2q_edge.runtimes.contract import Choice
+from n2q_edge.runtimes.model_file import ModelFile
+
+NAME = "onnxruntime-tensorrt"
+EXTRA = "ort-gpu"
+SUFFIXES = ort.SUFFIXES
+PROVIDER = "TensorrtExecutionProvider"
+
+version = ort.version
+
+
+def is_available() -> bool:
+    """The installed ONNX Runtime has the provider."""
+    return ort.has_provider(PROVIDER)
+
+
+def open(model: ModelFile, threads: int, choice: Choice) -> ort.OnnxRuntimeModel:
+    """Open an ONNX file on the GPU; see `ort.open_on_gpu`."""
+    return ort.open_on_gpu(NAME, model, threads, choice, PROVIDER)

@@ -1,0 +1,1 @@
+"""CT noise and phantoms: everything that makes an image with a known truth (extra `sim`)."""

@@ -1,0 +1,116 @@
+"""ModelSpec: all that must travel with a model, whatever file it is in.
+
+The same JSON text stands in a checkpoint's safetensors metadata, in an ONNX file's `metadata_props` and in
+an engine's sidecar, under the key `SPEC_KEY`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from n2q_edge.errors import ModelError
+
+SPEC_KEY = "n2q_edge.spec"
+SCHEMA_VERSION = 1
+
+HU_MIN = -1024.0
+HU_MAX = 3071.0
+DOSE_LEVELS = (0.05, 0.10, 0.25, 0.50, 0.75)
+
+REQUIRED_OUTPUTS = ("quality_map", "dose_probabilities")
+OPTIONAL_OUTPUTS = ("noise_map", "log_variance")
+
+
+@dataclass(frozen=True)
+class SsimDefinition:
+    """The SSIM the quality map predicts (Wang et al. 2004), on the windowed image in [0, 1]."""
+
+    window: int = 11
+    sigma: float = 1.5
+    k1: float = 0.01
+    k2: float = 0.03
+    data_range: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model is and how to feed it.
+
+    Attributes:
+        name: short name, e.g. `n2q` or `n2q-small`.
+        version: version of the weights.
+        network: `{"class": ..., **arguments}`: what `n2q_edge.network.build` needs to rebuild it.
+        window_center: centre of the display window the SSIM is defined on, HU.
+        window_width: width of that window, HU.
+        size_multiple: H and W of the input must be multiples of it.
+        dose_levels: dose fractions of the K classes, ascending.
+        outputs: names of the graph's outputs, in order.
+        ssim: the SSIM definition behind the quality map.
+        precision: precision of the weights: `fp32`, `fp16`, `fp16-norm32` or `int8`.
+        training: provenance: data, steps, seed, metrics, attribution. Free-form JSON.
+    """
+
+    name: str
+    version: str
+    network: dict[str, Any]
+    window_center: float = 40.0
+    window_width: float = 300.0
+    size_multiple: int = 16
+    dose_levels: tuple[float, ...] = DOSE_LEVELS
+    outputs: tuple[str, ...] = REQUIRED_OUTPUTS
+    ssim: SsimDefinition = field(default_factory=SsimDefinition)
+    precision: str = "fp32"
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.outputs[:2] != REQUIRED_OUTPUTS or set(self.outputs[2:]) - set(OPTIONAL_OUTPUTS):
+            raise ModelError(
+                f"model {self.name!r}: outputs {list(self.outputs)} are not "
+                f"{list(REQUIRED_OUTPUTS)} plus any of {list(OPTIONAL_OUTPUTS)}"
+            )
+        if self.window_width <= 0 or self.size_multiple < 1 or not self.dose_levels:
+            raise ModelError(f"model {self.name!r}: window width, size multiple or dose levels out of range")
+
+    def to_json(self) -> str:
+        """The spec as one line of JSON, with its schema version."""
+        return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ModelError: not JSON, another schema version, or fields missing or unknown.
+        """
+        try:
+            fields = dict(json.loads(text))
+            schema = fields.pop("schema_version")
+            if schema != SCHEMA_VERSION:
+                raise ModelError(
+                    f"model spec has schema version {schema}, this n2q-edge reads {SCHEMA_VERSION}: "
+                    "export the model again or update n2q-edge"
+                )
+            fields["ssim"] = SsimDefinition(**fields["ssim"])
+            fields["dose_levels"] = tuple(float(level) for level in fields["dose_levels"])
+            fields["outputs"] = tuple(fields["outputs"])
+            return cls(**fields)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(f"model spec cannot be read ({error}): export the model again") from None
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str] | None, source: str) -> ModelSpec:
+        """Read the spec from a file's metadata.
+
+        Raises:
+            ModelError: there is none, or it cannot be read.
+        """
+        if not metadata or SPEC_KEY not in metadata:
+            raise ModelError(
+                f"{source} carries no n2q-edge model spec: write it with 'n2q-edge export', which adds one"
+            )
+        try:
+            return cls.from_json(metadata[SPEC_KEY])
+        except ModelError as error:
+            raise ModelError(f"{source}: {error}") from None

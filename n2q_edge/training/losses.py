@@ -1,0 +1,59 @@
+"""The joint loss L = L_map + alpha * L_dose (+ noise map), for each class of network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from n2q_edge.network.compact import CompactNet
+from n2q_edge.network.unet import UNet
+from n2q_edge.training.recipe import TrainingSettings
+from n2q_edge.training.sampling import Batch
+
+
+def joint_loss(network: nn.Module, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
+    """The loss of a batch and its parts.
+
+    Returns:
+        `total`, `map`, `dose` and, for networks with a noise map, `noise`: scalars.
+    """
+    if isinstance(network, UNet):
+        return _unet_loss(network, batch, settings)
+    if isinstance(network, CompactNet):
+        return _compact_loss(network, batch, settings)
+    raise TypeError(f"no loss for {type(network).__name__}")
+
+
+def _unet_loss(network: UNet, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
+    """As the authors: the map in [-1, 1], cross-entropy on the dose level."""
+    quality, dose_logits = network.raw(batch.hu)
+    target = 2.0 * batch.quality.clamp(0.0, 1.0) - 1.0
+    map_loss = _map_loss(quality - target, batch.weight, settings.map_loss)
+    dose_loss = F.cross_entropy(dose_logits, batch.level)
+    return {"total": map_loss + settings.alpha * dose_loss, "map": map_loss, "dose": dose_loss}
+
+
+def _compact_loss(network: CompactNet, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
+    """The map in [0, 1], log dose as a normal variable, log noise by its absolute error."""
+    quality, log_dose, log_noise = network.raw(batch.hu)
+    map_loss = _map_loss(quality - batch.quality, batch.weight, settings.map_loss)
+    mean, log_std = log_dose[:, 0], log_dose[:, 1].clamp(-3.0, 2.0)
+    dose_loss = (log_std + 0.5 * ((batch.log_dose - mean) / log_std.exp()) ** 2).mean()
+    body = F.avg_pool2d(batch.weight, batch.hu.shape[-1] // log_noise.shape[-1])
+    noise_loss = _weighted_mean((log_noise - batch.log_noise).abs(), body)
+    total = map_loss + settings.alpha * dose_loss + settings.noise_weight * noise_loss
+    return {"total": total, "map": map_loss, "dose": dose_loss, "noise": noise_loss}
+
+
+def _map_loss(error: Tensor, weight: Tensor, kind: str) -> Tensor:
+    losses = {
+        "l1": lambda: error.abs(),
+        "mse": lambda: error.square(),
+        "l1+2mse": lambda: error.abs() + 2.0 * error.square(),
+    }
+    return _weighted_mean(losses[kind](), weight)
+
+
+def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    return torch.sum(values * weight) / torch.sum(weight)

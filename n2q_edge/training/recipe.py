@@ -1,0 +1,140 @@
+"""A recipe: one TOML file in `export/` that says everything about a system."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from n2q_edge.errors import ModelError
+from n2q_edge.spec import ModelSpec, SsimDefinition
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAP_LOSSES = ("l1", "mse", "l1+2mse")
+DOSES = ("levels", "continuous")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The `[training]` table.
+
+    Attributes:
+        steps: optimiser steps of the full schedule.
+        batch: slices or crops a step.
+        crop: side of the training crops in pixels; 0 trains on whole slices.
+        learning_rate: Adam's.
+        weight_decay: Adam's L2 penalty.
+        schedule: `constant` or `cosine` (with a warm-up of 2 % of the schedule).
+        map_loss: `l1`, `mse` or `l1+2mse`.
+        alpha: weight of the dose loss.
+        noise_weight: weight of the noise-map loss, for networks that have that output.
+        air_weight: weight of pixels in air in the map loss (1 = all alike, as the authors do).
+        doses: `levels` draws one of the spec's levels, `continuous` a log-uniform dose in [0.03, 1].
+        hu_offset: largest random HU offset given to a slice and its twin.
+        ema: decay of the exponential average of the weights that is kept; 0 keeps the last weights.
+        seed: of everything random.
+    """
+
+    steps: int
+    batch: int
+    crop: int = 0
+    learning_rate: float = 2e-4
+    weight_decay: float = 1e-5
+    schedule: str = "constant"
+    map_loss: str = "l1"
+    alpha: float = 0.01
+    noise_weight: float = 0.0
+    air_weight: float = 1.0
+    doses: str = "levels"
+    hu_offset: float = 0.0
+    ema: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("map_loss", self.map_loss, MAP_LOSSES),
+            ("doses", self.doses, DOSES),
+            ("schedule", self.schedule, ("constant", "cosine")),
+        ):
+            if value not in allowed:
+                raise ModelError(f"recipe: training.{name} = {value!r} is not one of {list(allowed)}")
+        if self.steps < 1 or self.batch < 1 or self.crop % 16 or self.crop < 0:
+            raise ModelError("recipe: training.steps and batch must be positive, crop a multiple of 16")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """The `[export]` table: what the parity gate tolerates, in SSIM units.
+
+    Attributes:
+        max_map_difference: largest difference of a pixel of the quality map.
+        mean_map_difference: largest mean difference.
+    """
+
+    max_map_difference: float = 1e-3
+    mean_map_difference: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One system.
+
+    Attributes:
+        path: the TOML file.
+        spec: the model's spec; `training` is filled in by the trainer.
+        training: training settings.
+        export: export tolerances.
+    """
+
+    path: Path
+    spec: ModelSpec
+    training: TrainingSettings
+    export: ExportSettings
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the trained weights of this recipe live: beside it."""
+        return self.path.with_suffix(".safetensors")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ModelError: missing, not TOML, or with wrong or unknown fields.
+    """
+    try:
+        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not a TOML recipe: {error}") from None
+    unknown = set(tables) - {"model", "network", "training", "export"}
+    if unknown:
+        raise ModelError(f"{path}: unknown table {sorted(unknown)[0]!r}")
+    try:
+        model = dict(tables["model"])
+        if "ssim" in model:
+            model["ssim"] = SsimDefinition(**model["ssim"])
+        for name in ("dose_levels", "outputs"):
+            if name in model:
+                model[name] = tuple(model[name])
+        return Recipe(
+            path=path,
+            spec=ModelSpec(network=tables["network"], **model),
+            training=TrainingSettings(**tables["training"]),
+            export=ExportSettings(**tables.get("export", {})),
+        )
+    except (TypeError, KeyError) as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def settings_dict(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings as JSON-able provenance."""
+    return dataclasses.asdict(settings)

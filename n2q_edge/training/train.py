@@ -1,0 +1,132 @@
+"""`n2q-edge train`: data, cache, loop, evaluation, checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from n2q_edge import __version__, checkpoint
+from n2q_edge.atomic import write_file
+from n2q_edge.errors import UsageError
+from n2q_edge.training.cache import CachedSlice
+from n2q_edge.training.data import TEST, TRAIN, OnSlice, collect, of_split
+from n2q_edge.training.evaluate import evaluate, torch_predictor
+from n2q_edge.training.loop import OnStep, Progress, Run, fit
+from n2q_edge.training.recipe import Recipe, load_recipe, settings_dict
+from n2q_edge.training.sampling import Sampler
+
+DEFAULT_RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished training left behind.
+
+    Attributes:
+        checkpoint: weights and spec, safetensors.
+        metrics_file: JSON of the metrics and of the losses over time.
+        metrics: metrics on the held-out patients (see `evaluate`), None when there are none.
+        progress: steps and seconds.
+    """
+
+    checkpoint: Path
+    metrics_file: Path
+    metrics: dict[str, Any] | None
+    progress: Progress
+
+
+def train(
+    recipe_file: Path,
+    data: Sequence[Path],
+    *,
+    out: Path | None = None,
+    runs: Path = DEFAULT_RUNS,
+    device: str = "auto",
+    minutes: float | None = None,
+    resume: bool = True,
+    on_slice: OnSlice | None = None,
+    on_step: OnStep | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> TrainResult:
+    """Train one recipe and evaluate it on the patients held out.
+
+    Args:
+        recipe_file: TOML recipe.
+        data: DICOM files and folders.
+        out: folder for the checkpoint and the metrics; beside the recipe when None.
+        runs: folder of the noise cache and the run's state.
+        device: `auto`, `cpu` or `cuda`.
+        minutes: end the schedule after this much training time.
+        resume: go on from the run's state if there is one; False starts again.
+        on_slice: progress of filling the cache.
+        on_step: progress of training.
+        on_stage: called with the name of each stage.
+
+    Raises:
+        ModelError: the recipe is wrong.
+        UsageError: no usable data, or a device that is not there.
+    """
+    recipe = load_recipe(recipe_file)
+    where = _device(device)
+    tell = on_stage or (lambda stage: None)
+    tell("collecting slices")
+    slices = collect(data, runs / "cache", on_slice)
+    training, testing = list(of_split(slices, TRAIN)), list(of_split(slices, TEST))
+    state_file = runs / f"{recipe.spec.name}.state"
+    if not resume:
+        state_file.unlink(missing_ok=True)
+    tell(f"training {recipe.spec.name} on {len(training)} slices ({where})")
+    sampler = Sampler(training, recipe.spec, recipe.training)
+    run = fit(recipe, sampler, state_file, device=where, minutes=minutes, on_step=on_step)
+    tell(f"evaluating on {len(testing)} slices of other patients")
+    network = run.result.eval()
+    metrics = evaluate(torch_predictor(network, where), testing, recipe.spec) if testing else None
+    return _write(recipe, out or recipe.path.parent, run, metrics, training)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: use auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
+    return torch.device(name)
+
+
+def _write(
+    recipe: Recipe, out: Path, run: Run, metrics: dict[str, Any] | None, training: Sequence[CachedSlice]
+) -> TrainResult:
+    spec = dataclasses.replace(recipe.spec, training=_provenance(recipe, run, metrics, training))
+    weights = {name: tensor.cpu().contiguous() for name, tensor in run.result.state_dict().items()}
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint_file = out / recipe.checkpoint.name
+    metrics_file = checkpoint_file.with_suffix(".metrics.json")
+    checkpoint.save(checkpoint_file, spec, weights)
+    document = {"model": spec.name, "version": spec.version, "test": metrics, "history": run.progress.history}
+    write_file(metrics_file, (json.dumps(document, indent=1) + "\n").encode())
+    return TrainResult(checkpoint_file, metrics_file, metrics, run.progress)
+
+
+def _provenance(
+    recipe: Recipe, run: Run, metrics: dict[str, Any] | None, training: Sequence[CachedSlice]
+) -> dict[str, Any]:
+    """What a reader of the model must know of its making; small enough to travel with it."""
+    headline = {name: metrics[name] for name in ("body", "window", "slice", "dose")} if metrics else None
+    return {
+        "n2q_edge": __version__,
+        "torch": torch.__version__,
+        "settings": settings_dict(recipe.training),
+        "steps": run.progress.step,
+        "minutes": round(run.progress.seconds / 60, 1),
+        "slices": len(training),
+        "patients": len({item.patient for item in training}),
+        "simulation": "projection-domain noise insertion, calibrated on each slice's own noise",
+        "test": headline,
+    }

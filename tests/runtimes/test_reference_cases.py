@@ -1,0 +1,123 @@
+"""One list of cases that every runtime must get right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+
+from n2q_edge.errors import ModelError
+from n2q_edge.runtimes import Runtime
+
+
+def noise(*shape: int, seed: int = 0) -> tiny.FloatArray:
+    return np.random.default_rng(seed).uniform(-300, 300, shape).astype(np.float32)
+
+
+CASES = {
+    "one slice": noise(1, 1, 64, 64),
+    "a batch of different slices": np.concatenate(
+        [noise(1, 1, 32, 32), np.full((2, 1, 32, 32), 40, np.float32)]
+    ),
+    "wide": noise(1, 1, 16, 96),
+    "tall": noise(2, 1, 80, 32),
+    "air": np.full((1, 1, 32, 32), -1024, np.float32),
+    "both ends of the range": np.where(np.arange(1024).reshape(1, 1, 32, 32) % 2, -1024, 3071).astype(
+        np.float32
+    ),
+    "not contiguous": noise(1, 1, 64, 128)[:, :, ::2, ::2],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_arithmetic(runtime: Runtime, case: str) -> None:
+    hu = CASES[case]
+    quality, dose = tiny.expected(hu)
+    result = runtime.infer(hu)
+    np.testing.assert_allclose(result.quality_map, quality, atol=1e-6)
+    np.testing.assert_allclose(result.dose_probabilities, dose, atol=1e-6)
+
+
+def test_outputs_are_what_the_contract_says(runtime: Runtime) -> None:
+    result = runtime.infer(CASES["tall"])
+    assert result.quality_map.dtype == result.dose_probabilities.dtype == np.float32
+    assert result.quality_map.shape == (2, 1, 80, 32)
+    assert result.dose_probabilities.shape == (2, 5)
+    assert result.quality_map.min() >= 0
+    assert result.quality_map.max() <= 1
+    np.testing.assert_allclose(result.dose_probabilities.sum(axis=1), 1, atol=1e-6)
+    assert result.noise_map is None
+    assert result.log_variance is None
+
+
+def test_sizes_may_change_from_call_to_call(runtime: Runtime) -> None:
+    for shape in [(1, 1, 64, 64), (3, 1, 16, 48), (1, 1, 64, 64), (2, 1, 128, 32)]:
+        hu = noise(*shape)
+        np.testing.assert_allclose(runtime.infer(hu).quality_map, tiny.expected(hu)[0], atol=1e-6)
+
+
+def test_a_result_is_the_callers(runtime: Runtime) -> None:
+    hu = CASES["one slice"].copy()
+    first = runtime.infer(hu)
+    kept = first.quality_map.copy()
+    runtime.infer(np.full_like(hu, 190))
+    np.testing.assert_array_equal(first.quality_map, kept)
+    first.quality_map[:] = 0  # writable, and of no consequence for the next
+    np.testing.assert_array_equal(runtime.infer(hu).quality_map, kept)
+    np.testing.assert_array_equal(hu, CASES["one slice"])
+
+
+def test_the_same_input_gives_the_same_answer(runtime: Runtime) -> None:
+    hu = CASES["one slice"]
+    np.testing.assert_array_equal(runtime.infer(hu).quality_map, runtime.infer(hu).quality_map)
+
+
+def test_timing_adds_up(runtime: Runtime) -> None:
+    timing = runtime.infer(CASES["one slice"]).timing
+    assert timing.h2d is None
+    assert timing.d2h is None
+    assert timing.compute is not None
+    assert 0 < timing.compute <= timing.total
+
+
+def test_describes_itself(runtime: Runtime) -> None:
+    facts = runtime.describe()
+    assert facts["name"] in ("onnxruntime", "openvino", "torch")
+    assert facts["version"][0].isdigit()
+    assert facts["device"] == "cpu"
+    assert facts["threads"] == 1
+    assert facts["chosen_by"] == "user"
+    assert len(facts["model_sha256"]) == 64
+    assert facts["model_path"].endswith(("tiny.onnx", "tiny.safetensors"))
+    facts["name"] = "changed"
+    assert runtime.describe()["name"] != "changed"
+    assert runtime.spec == tiny.SPEC
+
+
+@pytest.mark.parametrize(
+    ("hu", "complaint"),
+    [
+        (np.zeros((1, 1, 64, 64)), "float64"),
+        (np.zeros((1, 1, 64, 64), np.int16), "int16"),
+        (np.zeros((64, 64), np.float32), r"\[64, 64\]"),
+        (np.zeros((1, 3, 64, 64), np.float32), r"\[1, 3, 64, 64\]"),
+        (np.zeros((1, 1, 64, 60), np.float32), "multiples of 16"),
+        (np.zeros((0, 1, 64, 64), np.float32), "N > 0"),
+        (np.full((1, 1, 64, 64), np.nan, np.float32), "clip"),
+        (np.full((1, 1, 64, 64), -2000, np.float32), "clip"),
+        (np.full((1, 1, 64, 64), 4000, np.float32), "clip"),
+        ([[0.0]], "list"),
+    ],
+)
+def test_refuses_what_the_model_does_not_take(runtime: Runtime, hu: tiny.FloatArray, complaint: str) -> None:
+    with pytest.raises(ModelError, match=complaint):
+        runtime.infer(hu)
+    quality, _ = tiny.expected(CASES["one slice"])  # and is fit for the next slice
+    np.testing.assert_allclose(runtime.infer(CASES["one slice"]).quality_map, quality, atol=1e-6)
+
+
+def test_closing_twice_is_harmless_and_a_closed_model_says_so(runtime: Runtime) -> None:
+    runtime.close()
+    runtime.close()
+    with pytest.raises(ModelError, match="closed"):
+        runtime.infer(CASES["one slice"])

@@ -1,0 +1,49 @@
+"""The spec survives every file it travels in."""
+
+import json
+
+import pytest
+
+from n2q_edge.errors import ModelError
+from n2q_edge.spec import SPEC_KEY, ModelSpec
+
+SPEC = ModelSpec(
+    name="n2q",
+    version="1",
+    network={"class": "unet", "inputs": ["slice"]},
+    outputs=("quality_map", "dose_probabilities", "noise_map"),
+    training={"steps": 3},
+)
+
+
+def test_json_round_trip() -> None:
+    assert ModelSpec.from_json(SPEC.to_json()) == SPEC
+
+
+def test_metadata_without_a_spec_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"model\.onnx carries no n2q-edge model spec"):
+        ModelSpec.from_metadata({"author": "x"}, "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": 99},
+        {"window_width": 0},
+        {"outputs": ["dose_probabilities", "quality_map"]},
+        {"outputs": ["quality_map", "dose_probabilities", "mystery"]},
+        {"dose_levels": []},
+        {"unknown_field": 1},
+        {"ssim": {"window": 11, "surprise": 1}},
+    ],
+)
+def test_a_wrong_spec_is_refused(change: dict[str, object]) -> None:
+    text = json.dumps({**json.loads(SPEC.to_json()), **change})
+    with pytest.raises(ModelError):
+        ModelSpec.from_metadata({SPEC_KEY: text}, "x")
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "not json", '{"schema_version": 1}'])
+def test_garbage_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        ModelSpec.from_json(text)

@@ -1,0 +1,116 @@
+"""Training: it learns, it resumes where it stopped, and it stops when it is told."""
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from n2q_edge.errors import ModelError
+from n2q_edge.spec import ModelSpec
+from n2q_edge.training.cache import CachedSlice
+from n2q_edge.training.loop import Progress, fit
+from n2q_edge.training.recipe import ExportSettings, Recipe, TrainingSettings, load_recipe
+from n2q_edge.training.sampling import Sampler
+
+CPU = torch.device("cpu")
+RECIPES = Path(__file__).parents[2] / "export"
+
+
+def recipe(steps: int, **settings: object) -> Recipe:
+    spec = ModelSpec(
+        name="tiny",
+        version="t",
+        network={"class": "compact", "widths": [8, 8, 8], "blocks": [0, 0, 0]},
+        outputs=("quality_map", "dose_probabilities", "noise_map"),
+    )
+    training = TrainingSettings(
+        **{
+            "steps": steps,
+            "batch": 4,
+            "crop": 32,
+            "learning_rate": 5e-3,
+            "doses": "continuous",
+            "noise_weight": 0.1,
+            "ema": 0.9,
+            **settings,
+        }  # type: ignore[arg-type]
+    )
+    return Recipe(Path("tiny.toml"), spec, training, ExportSettings())
+
+
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def test_the_loss_falls(cached_slices: list[CachedSlice], tmp_path: Path) -> None:
+    one = recipe(100)
+    sampler = Sampler(cached_slices, one.spec, one.training)
+    run = fit(one, sampler, tmp_path / "state", device=CPU)
+    history = run.progress.history
+    assert [entry["step"] for entry in history] == [25, 50, 75, 100]
+    assert history[-1]["map"] < 0.8 * history[0]["map"]
+    assert history[-1]["noise"] < history[0]["noise"]
+
+
+def test_an_interrupted_run_ends_like_an_unbroken_one(
+    cached_slices: list[CachedSlice], tmp_path: Path
+) -> None:
+    one = recipe(12, schedule="cosine")
+    sampler = Sampler(cached_slices, one.spec, one.training)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(one, sampler, tmp_path / "broken", device=CPU, on_step=interrupt)
+    resumed = fit(one, sampler, tmp_path / "broken", device=CPU)
+    unbroken = fit(one, sampler, tmp_path / "unbroken", device=CPU)
+    assert resumed.progress.step == unbroken.progress.step == 12
+    assert torch.allclose(weights(resumed.result), weights(unbroken.result), atol=1e-6)
+
+
+def test_minutes_end_the_schedule(cached_slices: list[CachedSlice], tmp_path: Path) -> None:
+    one = recipe(100_000)
+    sampler = Sampler(cached_slices, one.spec, one.training)
+    run = fit(one, sampler, tmp_path / "state", device=CPU, minutes=0.01)
+    assert run.progress.fraction == 1.0
+    assert 0 < run.progress.step < 100_000
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_in_the_project_loads(path: Path) -> None:
+    from n2q_edge.network import build
+
+    found = load_recipe(path)
+    assert found.spec.name == path.stem
+    build(found.spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model", "not a TOML recipe"),
+        ("[model]\nname='x'\nversion='1'\n[network]\nclass='unet'\n", "training"),
+        ("[extra]\n", "unknown table 'extra'"),
+        (
+            "[model]\nname='x'\nversion='1'\n[network]\nclass='unet'\n[training]\nsteps=1\nbatch=1\nmap_loss='l3'",
+            "map_loss",
+        ),
+        (
+            "[model]\nname='x'\nversion='1'\n[network]\nclass='unet'\n[training]\nsteps=1\nbatch=1\nspeed=3",
+            "speed",
+        ),
+    ],
+)
+def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(ModelError, match=message):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_recipe(tmp_path / "none.toml")

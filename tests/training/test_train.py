@@ -1,0 +1,109 @@
+"""The whole way of a model: DICOM folders -> checkpoint -> ONNX -> assessed series, by the command line."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("numba")
+
+from n2q_edge import checkpoint
+from n2q_edge.cli import main
+from n2q_edge.errors import ExitCode
+from n2q_edge.simulation.series import PhantomScan, write_scan
+
+RECIPE = """
+[model]
+name = "tiny"
+version = "7"
+outputs = ["quality_map", "dose_probabilities", "noise_map"]
+[network]
+class = "compact"
+widths = [8, 8, 8]
+blocks = [0, 0, 0]
+[training]
+steps = 4
+batch = 2
+crop = 64
+doses = "continuous"
+noise_weight = 0.1
+ema = 0.9
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two synthetic patients, one to train on and one held out."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for seed, split in ((1, "train"), (2, "test")):
+        scan = PhantomScan(slices=2, dose=1.0, seed=seed, size=128)
+        paths = [path for files in write_scan(folder / split, scan, full_dose=True) for path in files]
+        rows += [{"path": path.relative_to(folder), "patient": f"P{seed}", "split": split} for path in paths]
+    with (folder / "index.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["path", "patient", "split"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.toml").write_text(RECIPE)
+    arguments = ["train", str(folder / "tiny.toml"), "--data", str(data), "--runs", str(folder / "runs")]
+    assert main([*arguments, "--device", "cpu", "--quiet"]) == ExitCode.OK
+    return folder
+
+
+def test_the_checkpoint_tells_how_it_was_made(trained: Path) -> None:
+    spec, _ = checkpoint.load(trained / "tiny.safetensors")
+    assert (spec.name, spec.version) == ("tiny", "7")
+    assert spec.training["steps"] == 4
+    assert spec.training["slices"] == 2
+    assert spec.training["patients"] == 1
+
+
+def test_metrics_are_of_the_patient_held_out(trained: Path) -> None:
+    metrics = json.loads((trained / "tiny.metrics.json").read_text())["test"]
+    assert metrics["patients"] == 1
+    assert metrics["slices"] == 2
+    assert set(metrics["per_dose"]) == {"0.05", "0.1", "0.25", "0.5", "0.75"}
+    assert 0 < metrics["body"]["mae"] < 1
+
+
+def test_a_finished_training_is_not_done_twice(trained: Path, data: Path) -> None:
+    """The state says that the schedule has ended: the second call evaluates and writes, nothing more."""
+    before = checkpoint.load(trained / "tiny.safetensors")[1]
+    arguments = ["train", str(trained / "tiny.toml"), "--data", str(data), "--runs", str(trained / "runs")]
+    assert main([*arguments, "--device", "cpu", "--quiet"]) == ExitCode.OK
+    after = checkpoint.load(trained / "tiny.safetensors")[1]
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_it_exports_and_assesses(
+    trained: Path, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    onnx = tmp_path / "tiny.onnx"
+    assert main(["export", str(trained / "tiny.toml"), "-o", str(onnx)]) == ExitCode.OK
+    capsys.readouterr()
+    code = main(
+        ["assess", str(data / "test"), "--model", str(onnx), "--runtime", "onnxruntime", "--json", "--quiet"]
+    )
+    document = json.loads(capsys.readouterr().out)
+    assert code == ExitCode.OK
+    assert document["model"]["name"] == "tiny"
+    assert [len(series["slices"]) for series in document["series"]] == [2]
+
+
+def test_data_without_a_training_patient_is_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "readme.txt").write_text("no CT here")
+    arguments = ["train", str(trained / "tiny.toml"), "--data", str(only), "--runs", str(tmp_path / "runs")]
+    assert main([*arguments, "--device", "cpu", "--quiet"]) == ExitCode.USAGE
+    assert "no usable training slice" in capsys.readouterr().err
