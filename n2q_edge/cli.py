@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,11 @@ from n2q_edge.errors import ExitCode, N2QError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from n2q_edge.assess import Assessment
+    from n2q_edge.dicom import Inventory
+    from n2q_edge.dicom.segmentation import Segmentation
     from n2q_edge.policy import Policy
+    from n2q_edge.report.dicom_objects import DicomWriter
+    from n2q_edge.runtimes.base import Runtime
 
 app = typer.Typer(
     name="n2q-edge",
@@ -138,6 +142,12 @@ def assess(
         Path | None,
         typer.Option(help="TOML: what is usable, and what to do; the default policy if not given."),
     ] = None,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="With -o: write DICOM maps, report and overlays there, too.")
+    ] = False,
+    seg: Annotated[
+        Path | None, typer.Option(help="DICOM Segmentation: score its segments, not the tissue classes.")
+    ] = None,
     db: Annotated[Path | None, typer.Option(help="Append the scores to this trend database.")] = None,
     with_phi: Annotated[
         bool, typer.Option("--with-phi", help="Keep UIDs and descriptions in the trend database.")
@@ -147,6 +157,7 @@ def assess(
 ) -> int:
     """Assess every CT slice found under PATH: quality, dose level, noise, latency."""
     from n2q_edge.assess import assess as assess_all
+    from n2q_edge.assess import tissue_regions
     from n2q_edge.atomic import make_folder
     from n2q_edge.dicom import scan
     from n2q_edge.policy import load_policy
@@ -159,6 +170,8 @@ def assess(
         raise UsageError("--json and --csv both want stdout: choose one, -o OUT writes both")
     if with_phi and not db:
         raise UsageError("--with-phi is about the trend database: name it with --db")
+    if dicom and not out:
+        raise UsageError("--dicom writes into the folder of -o OUT: name one")
     rules = load_policy(policy)
     if out:
         make_folder(out)
@@ -171,18 +184,35 @@ def assess(
             _note(_chosen_runtime(opened.describe()))
         with ticks("finding CT slices", None, quiet=quiet) as tick:
             inventory = scan(paths, on_file=tick)
+        organs = _segmentation(seg, inventory) if seg else None
         slices = sum(len(series.slices) for series in inventory.series)
-        with ticks("assessing", slices, quiet=quiet) as tick:
+        objects = _dicom_writer(out, opened, worst, organs, rules) if dicom and out else None
+        with ticks("assessing", slices, quiet=quiet) as tick, objects or nullcontext():
             assessment = assess_all(
-                inventory, opened, batch=batch, keep_worst=worst if out else 0, on_outcome=tick
+                inventory,
+                opened,
+                batch=batch,
+                keep_worst=worst if out else 0,
+                on_outcome=tick,
+                regions=organs.regions if organs else tissue_regions,
+                collector=objects,
             )
-    built = document.build(assessment, worst=worst, fail_below=fail_below, policy=rules)
+    built = document.build(
+        assessment,
+        worst=worst,
+        fail_below=fail_below,
+        policy=rules,
+        segmentation=seg,
+        dicom=objects.series if objects else None,
+    )
     try:
         pictures = write_folder(assessment, built, out) if out else []
     finally:  # a full disk loses no result
         _print_results(assessment, built, worst, rules, as_json=as_json, as_csv=as_csv, quiet=quiet)
     if out and not quiet:
         _note(f"report.html, report.json, slices.csv and {len(pictures)} pictures are in {out}")
+    if objects:
+        _check_objects(objects, quiet=quiet)
     if db:
         _append(db, assessment, with_phi=with_phi, quiet=quiet)
     _notify(rules, built, quiet=quiet)
@@ -198,6 +228,33 @@ _EXIT_NOTES = {
     ExitCode.BELOW_THRESHOLD: "a series is below --fail-below or judged as the policy says (exit code 10)",
     ExitCode.INTERRUPTED: "interrupted: the results are of the slices done so far (exit code 130)",
 }
+
+
+def _segmentation(path: Path, inventory: Inventory) -> Segmentation:
+    from n2q_edge.dicom.segmentation import open_for
+
+    return open_for(path, inventory)
+
+
+def _dicom_writer(
+    out: Path, runtime: Runtime, worst: int, organs: Segmentation | None, policy: Policy
+) -> DicomWriter:
+    from n2q_edge.report.dicom_objects import DicomWriter
+
+    segments = organs.segments if organs else ()
+    return DicomWriter(out, runtime.spec, runtime.describe(), worst=worst, segments=segments, policy=policy)
+
+
+def _check_objects(objects: DicomWriter, *, quiet: bool) -> None:
+    if objects.error:
+        raise objects.error
+    if quiet:
+        return
+    for series in objects.series:
+        for missing in series.not_written:
+            _note(f"series {series.number}: no DICOM {missing.kind}: {missing.detail} ({missing.reason})")
+    written = sum(len(series.written) for series in objects.series)
+    _note(f"{written} DICOM objects are in {objects.folder}")
 
 
 def _append(db: Path, assessment: Assessment, *, with_phi: bool, quiet: bool) -> None:

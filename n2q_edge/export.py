@@ -11,8 +11,8 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from n2q_edge import checkpoint, models
 from n2q_edge.atomic import write_file
 from n2q_edge.errors import ModelError, ParityError, UsageError, require
+from n2q_edge.quantize import calibration_slices, quantize
 from n2q_edge.runtimes import ort
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.runtimes.contract import INPUT_NAME, Choice
@@ -41,6 +42,15 @@ RELATIVE_TOLERANCE = 1e-3  # of the outputs beside the quality map, relative to 
 # Without a recipe. InstanceNorm over constant air magnifies rounding: N2Q's U-Net, untrained, is 5e-5 off on
 # average, the compact net 4e-8.
 DEFAULT_TOLERANCES = {"max_map_difference": 5e-3, "mean_map_difference": 1e-4}
+# Of the other precisions, without a recipe; measured figures are in docs/gpu.md. A bad INT8 is 0.06 and more off
+# on average.
+LOWER_TOLERANCES = {
+    "fp16": {"max_map_difference": 1e-2, "mean_map_difference": 1e-3},
+    "fp16-norm32": {"max_map_difference": 1e-2, "mean_map_difference": 1e-3},
+    "int8": {"max_map_difference": 0.25, "mean_map_difference": 1e-2},
+}
+LOWER_RELATIVE_TOLERANCES = {"fp16": 2e-2, "fp16-norm32": 2e-2, "int8": 0.1}
+PRECISIONS = ("fp32", *LOWER_TOLERANCES)
 PARITY_SHAPES = ((1, 512, 512), (2, 320, 448))  # N, H, W before rounding up to the size multiple
 SMALLEST_SIDE = 64  # pixels; what the exporter may assume of H and W
 
@@ -112,24 +122,42 @@ def render(report: ExportReport, console: Console) -> None:
         )
 
 
-def export_model(source: Path | None, out: Path) -> ExportReport:
+def export_model(
+    source: Path | None, out: Path, *, precision: str = "fp32", calibrate: Sequence[Path] = ()
+) -> ExportReport:
     """Export a model to one ONNX file.
 
     Args:
         source: a recipe (`.toml`), a checkpoint (`.safetensors`, `.pth`), or None for the released one.
         out: the file to write, `.onnx`.
+        precision: one of `PRECISIONS`; see `n2q_edge.precision` and `n2q_edge.quantize`.
+        calibrate: for `int8`: DICOM files or folders of CT series.
 
     Raises:
-        UsageError: `out` is no `.onnx` file name, or its folder does not exist.
+        UsageError: `out` is no `.onnx` file name, or its folder does not exist; no such precision; `int8` without
+            series to calibrate on.
         MissingDependencyError: torch, onnx, onnxscript or onnxruntime is not installed.
         ModelError: the recipe or the checkpoint is missing or damaged, or its network cannot be exported.
         ParityError: the ONNX file computes something else; it is not written.
         OutputError: the file could not be written.
     """
     _check_output(out)
-    file, tolerances = _read_source(source)
+    if precision not in PRECISIONS:
+        raise UsageError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if (precision == "int8") != bool(calibrate):
+        raise UsageError("int8 needs CT series to calibrate on, --calibrate DIR, and nothing else does")
+    file, tolerances = _read_source(source, precision)
     spec, network = checkpoint.load_network(file.path, file.data)
-    return export_network(network, spec, out, source=file, tolerances=tolerances)
+    slices = calibration_slices(calibrate, spec.size_multiple) if calibrate else ()
+    return export_network(
+        network,
+        spec,
+        out,
+        source=file,
+        tolerances=tolerances,
+        precision=precision,
+        slices=slices,
+    )
 
 
 def export_network(
@@ -139,6 +167,8 @@ def export_network(
     *,
     source: ModelFile,
     tolerances: ExportSettings | None = None,
+    precision: str = "fp32",
+    slices: Sequence[FloatArray] = (),
 ) -> ExportReport:
     """Export a network in memory; see `export_model`.
 
@@ -147,20 +177,23 @@ def export_network(
         spec: goes into the file.
         out: the file to write, `.onnx`.
         source: the file its weights came from.
-        tolerances: of the parity gate; None for `DEFAULT_TOLERANCES`.
+        tolerances: of the parity gate; None for the defaults of the precision.
+        precision: one of `PRECISIONS`.
+        slices: for `int8`: what to calibrate on, each float32 [1,1,H,W] in HU.
     """
     from n2q_edge.training.recipe import ExportSettings
 
     _check_output(out)
     if spec.precision != "fp32":
-        raise ModelError(f"model {spec.name!r} is {spec.precision}: this release exports fp32 only")
-    tolerances = tolerances or ExportSettings(**DEFAULT_TOLERANCES)
+        raise ModelError(f"model {spec.name!r} is {spec.precision}: every export starts from fp32 weights")
+    tolerances = tolerances or ExportSettings(**LOWER_TOLERANCES.get(precision, DEFAULT_TOLERANCES))
     network.eval()
-    data = _to_onnx(network, spec)
+    spec = replace(spec, precision=precision)
+    data = _serialize(network, spec, slices)
     exported = ModelFile(out, data, hashlib.sha256(data).hexdigest())
     parity = _compare(exported, network, spec)
     for batch in parity:
-        _hold(batch, tolerances, out)
+        _hold(batch, tolerances, out, precision)
     write_file(out, data)
     return ExportReport(
         path=out,
@@ -175,8 +208,18 @@ def export_network(
     )
 
 
-def _read_source(source: Path | None) -> tuple[ModelFile, ExportSettings | None]:
-    """The checkpoint a source stands for, and the recipe's tolerances if it is one."""
+def _serialize(network: Module, spec: ModelSpec, slices: Sequence[FloatArray]) -> bytes:
+    """The network as an ONNX file in the precision of its spec."""
+    if spec.precision == "int8":
+        return quantize(_to_onnx(network, replace(spec, precision="fp32")), spec, slices)
+    require("torch", EXTRA)
+    from n2q_edge.precision import in_precision
+
+    return _to_onnx(in_precision(network, spec.precision), spec)
+
+
+def _read_source(source: Path | None, precision: str) -> tuple[ModelFile, ExportSettings | None]:
+    """The checkpoint a source stands for, and the recipe's tolerances if it is one and has some."""
     if source is None:
         released = models.released()
         return read_model_file(released.checkpoint, released.checkpoint_sha256), None
@@ -187,7 +230,8 @@ def _read_source(source: Path | None) -> tuple[ModelFile, ExportSettings | None]
     from n2q_edge.training.recipe import load_recipe
 
     recipe = load_recipe(source)
-    return read_model_file(recipe.checkpoint), recipe.export
+    tolerances = recipe.export if precision == "fp32" else recipe.lower_precision.get(precision)
+    return read_model_file(recipe.checkpoint), tolerances
 
 
 def _check_output(out: Path) -> None:
@@ -285,16 +329,17 @@ def _compare_batch(model: ort.OnnxRuntimeModel, network: Module, spec: ModelSpec
     )
 
 
-def _hold(parity: Parity, tolerances: ExportSettings, out: Path) -> None:
+def _hold(parity: Parity, tolerances: ExportSettings, out: Path, precision: str = "fp32") -> None:
     """Raise if a batch differs by more than is tolerated. Written so that a NaN fails."""
     failures = []
     if not parity.max_difference <= tolerances.max_map_difference:
         failures.append(f"max {parity.max_difference:.2e} > {tolerances.max_map_difference:.2e} SSIM")
     if not parity.mean_difference <= tolerances.mean_map_difference:
         failures.append(f"mean {parity.mean_difference:.2e} > {tolerances.mean_map_difference:.2e} SSIM")
+    relative = LOWER_RELATIVE_TOLERANCES.get(precision, RELATIVE_TOLERANCE)
     for name, difference in parity.relative_difference.items():
-        if not difference <= RELATIVE_TOLERANCE:
-            failures.append(f"{name} {difference:.2e} > {RELATIVE_TOLERANCE:.2e}")
+        if not difference <= relative:
+            failures.append(f"{name} {difference:.2e} > {relative:.2e}")
     if not parity.same_dose:
         failures.append("another dose level")
     if failures:

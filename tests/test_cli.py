@@ -52,7 +52,7 @@ def test_help_and_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"n2q-edge {n2q_edge.__version__}\n"
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("assess", "export", "train", "phantom", "doctor"):
+    for command in ("assess", "trend", "export", "train", "phantom", "doctor"):
         assert command in text
 
 
@@ -118,6 +118,7 @@ def test_out_writes_the_folder(
     out = tmp_path / "deep" / "out"
     assert main(["assess", str(ct_series()), "-o", str(out), "--worst", "1"]) == 0
     assert {path.name for path in out.iterdir()} == {
+        "report.html",
         "report.json",
         "slices.csv",
         "series001_quality.png",

@@ -202,6 +202,7 @@ def test_folder_has_report_rows_and_pictures(mixed: Assessment, tmp_path: Path) 
     built = document.build(mixed, worst=2)
     pictures = folder.write_folder(mixed, built, out)
     assert sorted(path.name for path in out.iterdir()) == [
+        "report.html",
         "report.json",
         "series001_quality.png",
         "series001_slice0001.png",

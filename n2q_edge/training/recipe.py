@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ else:
 
 MAP_LOSSES = ("l1", "mse", "l1+2mse")
 DOSES = ("levels", "continuous")
+LOWER_PRECISIONS = ("fp16", "fp16-norm32", "int8")
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,15 @@ class Recipe:
         path: the TOML file.
         spec: the model's spec; `training` is filled in by the trainer.
         training: training settings.
-        export: export tolerances.
+        export: export tolerances of `fp32`.
+        lower_precision: export tolerances of other precisions, by name: the tables `[export.fp16]`, ...
     """
 
     path: Path
     spec: ModelSpec
     training: TrainingSettings
     export: ExportSettings
+    lower_precision: dict[str, ExportSettings] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Path:
@@ -125,11 +128,14 @@ def load_recipe(path: Path) -> Recipe:
         for name in ("dose_levels", "outputs"):
             if name in model:
                 model[name] = tuple(model[name])
+        export = dict(tables.get("export", {}))
+        lower = {name: export.pop(name) for name in LOWER_PRECISIONS if name in export}
         return Recipe(
             path=path,
             spec=ModelSpec(network=tables["network"], **model),
             training=TrainingSettings(**tables["training"]),
-            export=ExportSettings(**tables.get("export", {})),
+            export=ExportSettings(**export),
+            lower_precision={name: ExportSettings(**settings) for name, settings in lower.items()},
         )
     except (TypeError, KeyError) as error:
         raise ModelError(f"{path}: {error}") from None

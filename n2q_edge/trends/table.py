@@ -1,0 +1,45 @@
+"""The table of `n2q-edge trend` on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from n2q_edge.report.text import number, printable
+from n2q_edge.trends.control import MIN_VALUES
+from n2q_edge.trends.groups import Group
+
+
+def render(groups: Sequence[Group], console: Console) -> None:
+    """Print a line a group, then the outliers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("group", overflow="fold")
+    for heading in ("series", "quality", "limits", "noise HU", "mGy", "below", "outliers"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in groups:
+        verdicts = one.verdicts()
+        below = verdicts["usable_does_not_meet"] + verdicts["unusable"]
+        limits = f"{one.limits.low:.3f}-{one.limits.high:.3f}" if one.limits else f"from {MIN_VALUES}"
+        table.add_row(
+            Text(printable(one.name)),
+            str(len(one.points)),
+            f"{one.median_quality:.3f}",
+            limits,
+            number(_median([point.noise_hu for point in one.points]), 1),
+            number(_median([point.ctdivol for point in one.points]), 1),
+            str(below),
+            str(len(one.outliers)),
+        )
+    console.print(table)
+    for one in groups:
+        for point in one.outliers:
+            text = f"{point.series.assessed}  {printable(one.name)}: quality {point.quality:.3f}, {point.outlier}"
+            console.print(Text(f"{text}  [{point.series.series_uid}]"), soft_wrap=True)
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None
