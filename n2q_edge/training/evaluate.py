@@ -147,7 +147,7 @@ def _pixel_metrics(moments: NDArray[np.float64]) -> dict[str, float]:
     n, absolute, squared, x, y, xx, yy, xy = moments
     spread = np.sqrt((n * xx - x * x) * (n * yy - y * y))
     plcc = (n * xy - x * y) / spread if spread > 0 else 0.0
-    return {"mae": absolute / n, "rmse": float(np.sqrt(squared / n)), "plcc": float(plcc)}
+    return {"mae": float(absolute / n), "rmse": float(np.sqrt(squared / n)), "plcc": float(plcc)}
 
 
 def _summary(results: Sequence[_SliceResult]) -> dict[str, Any]:
