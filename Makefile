@@ -4,13 +4,14 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 DEMO_OUT ?= demo
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help:
 	@echo "make demo   synthetic CT series -> quality report (own environment, no PyTorch)"
 	@echo "make test   lint, types and tests (own environment)"
 	@echo "make lint   ruff and mypy only"
 	@echo "make format ruff format"
+	@echo "make bench  every figure of the README's performance section (about ten minutes on two idle cores)"
 
 # An environment is fresh when its stamp is newer than pyproject.toml.
 $(VENV)/.stamp: pyproject.toml
@@ -44,6 +45,10 @@ test: lint
 format: $(VENV)/.stamp
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+# BENCH="--quick" only shows that it runs.
+bench: $(VENV)/.stamp
+	$(VENV)/bin/python -m benchmarks.all $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache

@@ -36,10 +36,10 @@ def make_series(source: Path, folder: Path, count: int) -> None:
         template.save_as(folder / f"{number:05d}.dcm")
 
 
-def peak_mib(series: Path, out: Path, runtime: str) -> float:
+def peak_mib(series: Path, out: Path, options: list[str]) -> float:
     """Assess the series in a fresh process; its peak resident memory in MiB."""
-    command = [sys.executable, "-m", "n2q_edge", "assess", str(series), "-o", str(out), "--runtime", runtime]
-    process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "n2q_edge", "assess", str(series), "-o", str(out), "--quiet", *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status) != 0:
         raise SystemExit(f"{' '.join(command)} failed")
@@ -50,9 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slices", type=int, action="append", help="a series length; repeatable")
     parser.add_argument("--runtime", default="onnxruntime")
+    parser.add_argument("--dicom", action="store_true", help="write the DICOM objects, too")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sizes = options.slices or [50, 500]
+    extra = ["--runtime", options.runtime, *(["--dicom"] if options.dicom else [])]
     peaks: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -61,7 +63,7 @@ def main() -> None:
         source = next((root / "phantom").rglob("*.dcm"))
         for size in sizes:
             make_series(source, root / str(size), size)
-            peaks[size] = peak_mib(root / str(size), root / f"out{size}", options.runtime)
+            peaks[size] = peak_mib(root / str(size), root / f"out{size}", extra)
             print(f"{size:6d} slices  {peaks[size]:8.1f} MiB")
     ratio = peaks[max(sizes)] / peaks[min(sizes)]
     print(f"ratio {max(sizes)} : {min(sizes)} slices = {ratio:.3f}")
@@ -69,6 +71,7 @@ def main() -> None:
         result = {
             "machine": describe_machine(),
             "runtime": options.runtime,
+            "dicom": options.dicom,
             "peak_mib": peaks,
             "ratio": ratio,
         }

@@ -1,36 +1,42 @@
 """What the thresholds of the default policy and the limit of the noise cross-check rest on.
 
-Every slice of the noise cache (made by `n2q-edge train`) that belongs to a split is assessed as it is and at every
-simulated dose level of the model. The table shows how the scores are distributed over dose, and how far the
-model's own noise lies from the model-free noise.
+Every slice of the noise cache (made by `n2q-edge train`) that belongs to a split is assessed as it is and at
+every simulated dose level of the model. The table shows how the scores are distributed over dose, and how far
+the model's own noise lies from the model-free noise.
 
-    python benchmarks/policy_evidence.py --cache runs/cache --split test --json benchmarks/results/policy-NAME.json
+    python benchmarks/policy_evidence.py --cache runs/cache --split test --json
+    benchmarks/results/policy-NAME.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from n2q_edge import scoring
+from n2q_edge.crosscheck import noise_disagrees
+from n2q_edge.policy import load_policy
 from n2q_edge.report.machine import describe_machine
 from n2q_edge.runtimes import open_model
-from n2q_edge.runtimes.base import Runtime
+from n2q_edge.runtimes.base import FloatArray, Runtime
 from n2q_edge.simulation.noise import inserted_noise
 from n2q_edge.spec import HU_MAX, HU_MIN
 from n2q_edge.training import cache
 
+LUNG_OF_A_CHEST = 0.2  # of the body's pixels
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
 def measure(runtime: Runtime, folder: Path, split: str) -> Iterator[dict[str, Any]]:
     """Scores of every slice at every dose; 100 % is the slice as it is."""
+    policy = load_policy()
     doses = sorted({*runtime.spec.dose_levels, 1.0})
     entries = (cache.load(folder, path.stem) for path in sorted(folder.glob("*.json")))
     for index, entry in enumerate(entry for entry in entries if entry and entry.split == split):
@@ -52,11 +58,34 @@ def measure(runtime: Runtime, folder: Path, split: str) -> Iterator[dict[str, An
                 "quality": quality.mean,
                 "noise": scoring.global_noise_level(hu, mask, spacing),
             }
+            verdict = policy.judge({}, [quality.mean]).verdict
+            row["verdict"] = verdict.value if verdict else "not judged"
             if inference.noise_map is not None:
-                row["model_noise"] = scoring.model_noise(inference.noise_map[0, 0], mask)
-                soft = mask & (hu >= scoring.SOFT_TISSUE_HU[0]) & (hu <= scoring.SOFT_TISSUE_HU[1])
-                row["model_noise_soft"] = scoring.model_noise(inference.noise_map[0, 0], soft)
+                soft = scoring.soft_tissue(hu, mask)
+                row["model_noise"] = scoring.model_noise(inference.noise_map[0, 0], soft)
             yield row
+        for name, altered in alterations(full).items():
+            inference = runtime.infer(altered[None, None])
+            if inference.noise_map is not None:
+                soft = scoring.soft_tissue(altered, mask)
+                yield {
+                    "patient": entry.patient,
+                    "altered": name,
+                    "noise": scoring.global_noise_level(altered, mask, spacing),
+                    "model_noise": scoring.model_noise(inference.noise_map[0, 0], soft),
+                }
+
+
+def alterations(hu: FloatArray) -> dict[str, FloatArray]:
+    """What a reconstruction or an archive might do to a slice, and no training slice has seen."""
+    return {
+        "smoothed by 1 pixel": ndimage.gaussian_filter(hu, 1.0),
+        "median filter 5x5": ndimage.median_filter(hu, 5),
+        "sharpened": np.clip(2 * hu - ndimage.gaussian_filter(hu, 1.0), HU_MIN, HU_MAX),
+        "white noise of 20 HU added": np.clip(
+            hu + np.random.default_rng(0).normal(0, 20, hu.shape).astype(np.float32), HU_MIN, HU_MAX
+        ),
+    }
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -71,18 +100,30 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Percentiles by dose of quality (chest: over 20 % of the body is lung) and of the noise ratio."""
-    groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """By dose: percentiles of quality and of the noise ratio, verdicts; by alteration: the noise ratio."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    verdicts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        dose = f"{row['dose']:g}"
-        groups["quality"][dose].append(row["quality"])
-        groups["quality, chest" if row["lung"] > 0.2 else "quality, not chest"][dose].append(row["quality"])
-        for key in ("model_noise", "model_noise_soft"):
-            if row["noise"] and row.get(key):
-                groups[f"{key} / noise"][dose].append(row[key] / row["noise"])
-                groups[f"{key} / noise"]["all"].append(row[key] / row["noise"])
+        ratio = row["model_noise"] / row["noise"] if row["noise"] and row.get("model_noise") else None
+        if "altered" in row:
+            if ratio:
+                values["noise ratio"][row["altered"]].append(ratio)
+            continue
+        dose = f"{row['dose']:g} %"
+        body = "chest" if row["lung"] > LUNG_OF_A_CHEST else "other"
+        values["quality"][dose].append(row["quality"])
+        values[f"quality, {body}"][dose].append(row["quality"])
+        verdicts[dose][row["verdict"]] += 1
+        if ratio:
+            values["noise ratio"][dose].append(ratio)
+            values["noise ratio"]["all doses"].append(ratio)
     return {
-        name: {dose: spread(values) for dose, values in by_dose.items()} for name, by_dose in groups.items()
+        "verdicts": verdicts,
+        **{name: {key: spread(found) for key, found in groups.items()} for name, groups in values.items()},
+        "noise disagrees": {
+            key: sum(noise_disagrees(1e3, 1e3 * ratio) for ratio in found) / len(found)
+            for key, found in values["noise ratio"].items()
+        },
     }
 
 
@@ -98,10 +139,15 @@ def main() -> None:
         rows = list(measure(runtime, options.cache, options.split))
         facts = runtime.describe()
     summary = summarise(rows)
-    for name, by_dose in summary.items():
+    for name, groups in summary.items():
         print(name)
-        for dose, values in by_dose.items():
-            print(f"  {dose:>5}  " + "  ".join(f"{key} {value:g}" for key, value in values.items()))
+        for key, found in groups.items():
+            text = (
+                f"{found:.1%}"
+                if isinstance(found, float)
+                else "  ".join(f"{k} {v:g}" for k, v in found.items())
+            )
+            print(f"  {key:>27}  {text}")
     if options.json:
         result = {
             "machine": describe_machine(),

@@ -4,19 +4,23 @@
         for outcome in assess_series(series, runtime):
             ...
 
-One thread reads and decodes ahead while the model works. Memory does not grow with the number of slices: a
-result keeps its pictures only if the caller keeps the result, and `assess` keeps those of the worst slices.
+Several slices are at work at once (see `pipeline`), across series, too. Memory does not grow with the
+number of slices: a result keeps its pictures only if the caller keeps the result, and `assess` keeps those of
+the worst slices.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -24,8 +28,9 @@ import numpy as np
 
 from n2q_edge import scoring
 from n2q_edge.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
-from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, Skipped, SliceRef, iter_slices
+from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, Skipped, SliceReader, SliceRef
 from n2q_edge.errors import ExitCode, ModelError
+from n2q_edge.pipeline import Lanes, in_order, worker_count
 from n2q_edge.policy import Judgement, Policy
 from n2q_edge.runtimes.base import FloatArray, Inference, Runtime
 from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
@@ -113,7 +118,9 @@ class SeriesReport:
         series: identity, protocol and flags.
         slices: in z order, without pixels.
         worst: the slices of the lowest mean quality, worst first, with pixels.
-        seconds: by the clock, reading included, warm-up not.
+        seconds: by the clock, from when its first slice was begun to its last result, warm-up not. The next
+            series is begun a few slices before the end of this one.
+        began: when its first slice was begun, ms of `timing.now_ms`.
     """
 
     number: int
@@ -121,6 +128,7 @@ class SeriesReport:
     slices: list[SliceResult] = field(default_factory=list)
     worst: list[SliceResult] = field(default_factory=list)
     seconds: float = 0.0
+    began: float = field(default=math.inf, repr=False)
 
     @property
     def mean_quality(self) -> float | None:
@@ -173,8 +181,8 @@ class Assessment:
         """What the process should say; the first that holds.
 
         130 interrupted, 4 nothing assessed, 10 a series' mean quality is below `fail_below` or its verdict is
-        one that `policy` wants an exit code for, 3 some inputs were rejected, 0. Low quality outranks a rejected
-        file: it is what the caller asked to be told.
+        one that `policy` wants an exit code for, 3 some inputs were rejected, 0. Low quality outranks a
+        rejected file: it is what the caller asked to be told.
         """
         if not self.complete:
             return ExitCode.INTERRUPTED
@@ -239,25 +247,17 @@ def assess(
         skipped=list(inventory.skipped),
         rejected=list(inventory.rejected),
     )
-    model = _WarmModel(runtime)
+    reports = [SeriesReport(number, series) for number, series in enumerate(inventory.series, start=1)]
     try:
-        for number, series in enumerate(inventory.series, start=1):
-            report = SeriesReport(number, series)
-            assessment.series.append(report)
-            started = now_ms()
-            for outcome in _stream(series, model, batch, regions):
-                if isinstance(outcome, SliceResult):
-                    _add(report, outcome, keep_worst)
-                    if collector:
-                        collector.add(report, outcome)
-                else:
-                    assessment.rejected.append(outcome)
-                now = now_ms()
-                report.seconds = (now - started - overlap_ms((started, now), model.warm_ups)) / 1000
-                if on_outcome:
-                    on_outcome(outcome)
-            if collector:
-                collector.finish(report)
+        with closing(_stream(inventory.series, runtime, batch, regions)) as stream:
+            for report in reports:
+                assessment.series.append(report)
+                for done in islice(stream, len(report.series.slices)):
+                    _take(done, report, assessment, keep_worst, collector)
+                    if on_outcome:
+                        on_outcome(done.outcome)
+                if collector:
+                    collector.finish(report)
     except KeyboardInterrupt:
         assessment.complete = False
     return assessment
@@ -265,15 +265,36 @@ def assess(
 
 def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterator[SliceResult | Rejection]:
     """Assess a series lazily, slice by slice in z order; one bad slice does not stop it."""
-    return _stream(series, _WarmModel(runtime), batch, tissue_regions)
+    with closing(_stream([series], runtime, batch, tissue_regions)) as stream:
+        for done in stream:
+            yield done.outcome
 
 
-def _add(report: SeriesReport, result: SliceResult, keep_worst: int) -> None:
-    report.slices.append(replace(result, images=None))
-    if result.quality and keep_worst:
+def _take(
+    done: _Done,
+    report: SeriesReport,
+    assessment: Assessment,
+    keep_worst: int,
+    collector: Collector | None,
+) -> None:
+    """Add one outcome to the report of its series."""
+    if isinstance(done.outcome, SliceResult):
+        report.slices.append(replace(done.outcome, images=None))
+        _keep_worst(report, done.outcome, keep_worst)
+        if collector:
+            collector.add(report, done.outcome)
+    else:
+        assessment.rejected.append(done.outcome)
+    report.began = min(report.began, done.began)
+    span = (report.began, now_ms())
+    report.seconds = (span[1] - span[0] - overlap_ms(span, done.warm_ups)) / 1000
+
+
+def _keep_worst(report: SeriesReport, result: SliceResult, count: int) -> None:
+    if result.quality and count:
         report.worst.append(result)
         report.worst.sort(key=_mean_quality)
-        del report.worst[keep_worst:]
+        del report.worst[count:]
 
 
 def worst_slices(slices: Sequence[SliceResult], count: int) -> list[SliceResult]:
@@ -290,87 +311,106 @@ def _mean_quality(result: SliceResult) -> float:
 
 
 @dataclass(frozen=True)
+class _Done:
+    """What came of a slice, when (ms) it was begun, and the warm-ups so far."""
+
+    outcome: SliceResult | Rejection
+    began: float
+    warm_ups: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class _Arrived:
-    """A slice in memory, with the times (ms) when its reading began and ended."""
+    """A slice in memory, its place in the series, and when (ms) its reading began."""
 
     number: int
     slice: LoadedSlice
     began: float
-    loaded: float
 
 
 def _stream(
-    series: Series, model: _WarmModel, batch: int, regions: Regions
-) -> Iterator[SliceResult | Rejection]:
-    waiting: list[_Arrived] = []
-    for arrived in _look_ahead(iter_slices(series), depth=batch):
-        if not isinstance(arrived, _Arrived):
-            yield arrived
-            continue
-        if waiting and arrived.slice.hu.shape != waiting[0].slice.hu.shape:
-            yield from _assess_batch(waiting, model, regions)
-            waiting = []
-        waiting.append(arrived)
-        if len(waiting) == batch:
-            yield from _assess_batch(waiting, model, regions)
-            waiting = []
-    if waiting:
-        yield from _assess_batch(waiting, model, regions)
+    series: Iterable[Series], runtime: Runtime, batch: int, regions: Regions
+) -> Generator[_Done, None, None]:
+    """One `_Done` for every slice of every series, in order."""
+    workers = worker_count()
+    with Lanes(runtime) as lanes, _Readers() as readers:
+        assessor = _Assessor(lanes, readers, regions)
+        jobs = (partial(assessor.assess, chunk) for one in series for chunk in _chunks(one, batch))
+        with closing(in_order(jobs, workers)) as chunks:
+            for chunk in chunks:
+                yield from chunk
 
 
-def _look_ahead(slices: Iterator[LoadedSlice | Rejected], depth: int) -> Iterator[_Arrived | Rejected]:
-    """Read and decode up to `depth` slices ahead in one thread; order and exceptions come through."""
-    numbers = iter(range(1, 1 << 62))
+def _chunks(series: Series, batch: int) -> Iterator[list[tuple[int, SliceRef]]]:
+    """The numbered slices of a series, up to `batch` neighbours of the same size at a time."""
+    numbered = enumerate(series.slices, start=1)
+    for _, same_size in groupby(numbered, lambda item: (item[1].layout.rows, item[1].layout.columns)):
+        while chunk := list(islice(same_size, batch)):
+            yield chunk
 
-    def load() -> _Arrived | Rejected | None:
+
+class _Readers:
+    """A `SliceReader` for each thread that asks for one. A context manager."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._all: list[SliceReader] = []
+
+    def load(self, ref: SliceRef) -> LoadedSlice | Rejected:
+        if not hasattr(self._local, "reader"):
+            self._local.reader = SliceReader()
+            self._all.append(self._local.reader)
+        loaded: LoadedSlice | Rejected = self._local.reader.load(ref)
+        return loaded
+
+    def __enter__(self) -> _Readers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self._all:
+            reader.close()
+
+
+@dataclass(frozen=True)
+class _Assessor:
+    """Takes slices through all stages. Any number of threads may use it."""
+
+    lanes: Lanes
+    readers: _Readers
+    regions: Regions
+
+    def assess(self, chunk: Sequence[tuple[int, SliceRef]]) -> list[_Done]:
+        """Assess neighbouring slices of one size together."""
         began = now_ms()
-        item = next(slices, None)
-        number = next(numbers)
-        return _Arrived(number, item, began, now_ms()) if isinstance(item, LoadedSlice) else item
+        arrived: list[_Arrived] = []
+        outcomes: dict[int, SliceResult | Rejection] = {}
+        for number, ref in chunk:
+            start = now_ms()
+            item = self.readers.load(ref)
+            if isinstance(item, LoadedSlice):
+                arrived.append(_Arrived(number, item, start))
+            else:
+                outcomes[number] = item
+        if arrived:
+            outcomes |= self._infer(arrived)
+        return [_Done(outcomes[number], began, self.lanes.warm_ups) for number, _ in chunk]
 
-    pool = ThreadPoolExecutor(1, thread_name_prefix="n2q-read")
-    pending: deque[Future[_Arrived | Rejected | None]] = deque(pool.submit(load) for _ in range(depth))
-    try:
-        while (item := pending.popleft().result()) is not None:
-            pending.append(pool.submit(load))
-            yield item
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _WarmModel:
-    """A runtime whose first inference on every shape, which may compile or allocate, is not measured."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.warm_ups: list[tuple[float, float]] = []  # begin and end, ms
-        self._shapes: set[tuple[int, ...]] = set()
-
-    def infer(self, hu: FloatArray) -> Inference:
-        if hu.shape not in self._shapes:
-            began = now_ms()
-            self.runtime.infer(hu)
-            self.warm_ups.append((began, now_ms()))
-            self._shapes.add(hu.shape)
-        return self.runtime.infer(hu)
-
-
-def _assess_batch(
-    batch: list[_Arrived], model: _WarmModel, regions: Regions
-) -> Iterator[SliceResult | Rejection]:
-    """Assess slices of equal size together; if the model fails on a batch, its slices one by one."""
-    spec = model.runtime.spec
-    try:
-        inference = model.infer(_stack([arrived.slice.hu for arrived in batch], spec.size_multiple))
-    except ModelError as error:
-        if len(batch) == 1:
-            yield _model_rejected(batch[0], ModelReason.MODEL_FAILED, str(error))
-            return
-        for arrived in batch:
-            yield from _assess_batch([arrived], model, regions)
-        return
-    for row, arrived in enumerate(batch):
-        yield _score(arrived, inference, row, spec, model.warm_ups, regions)
+    def _infer(self, arrived: Sequence[_Arrived]) -> dict[int, SliceResult | Rejection]:
+        """Results by number; if the model fails on all together, one by one."""
+        spec = self.lanes.runtime.spec
+        queued = now_ms()
+        try:
+            hu = _stack([item.slice.hu for item in arrived], spec.size_multiple)
+            inference, started = self.lanes.infer(hu)
+        except ModelError as error:
+            if len(arrived) == 1:
+                return {arrived[0].number: _model_rejected(arrived[0], ModelReason.MODEL_FAILED, str(error))}
+            return {number: result for item in arrived for number, result in self._infer([item]).items()}
+        warm_up = overlap_ms((queued, started), self.lanes.warm_ups)
+        return {
+            item.number: _score(item, inference, row, spec, warm_up, self.regions)
+            for row, item in enumerate(arrived)
+        }
 
 
 def _stack(slices: Sequence[FloatArray], multiple: int) -> FloatArray:
@@ -388,7 +428,7 @@ def _score(
     inference: Inference,
     row: int,
     spec: ModelSpec,
-    warm_ups: Sequence[tuple[float, float]],
+    warm_up: float,
     regions: Regions,
 ) -> SliceResult | ModelRejected:
     """Row `row` of a batch's inference as the result of its slice."""
@@ -426,7 +466,7 @@ def _score(
         noise_hu=noise,
         model_noise_hu=model_noise,
         flags=tuple(flags),
-        times=_times(arrived, inference, began, ended, warm_ups),
+        times=_times(arrived, inference, began, ended, warm_up),
         images=SliceImages(loaded.hu, quality_map, mask, noise_map),
         regions=scores,
     )
@@ -437,11 +477,11 @@ def _times(
     inference: Inference,
     scoring_began: float,
     ended: float,
-    warm_ups: Sequence[tuple[float, float]],
+    warm_up: float,
 ) -> StageTimes:
-    """Stage times of one slice; warm-ups that it had to wait for are taken out."""
+    """Stage times of one slice; the `warm_up` (ms) that it had to wait for is taken out."""
     timing, batch = inference.timing, len(inference.quality_map)
-    total = ended - arrived.began - overlap_ms((arrived.loaded, ended), warm_ups)
+    total = ended - arrived.began - warm_up
     infer, score = timing.total / batch, ended - scoring_began
     read, decode = arrived.slice.read_ms, arrived.slice.decode_ms
 

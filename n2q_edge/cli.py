@@ -160,6 +160,7 @@ def assess(
     from n2q_edge.assess import tissue_regions
     from n2q_edge.atomic import make_folder
     from n2q_edge.dicom import scan
+    from n2q_edge.memory import keep_freed_memory
     from n2q_edge.policy import load_policy
     from n2q_edge.progress import ticks
     from n2q_edge.report import document
@@ -173,6 +174,7 @@ def assess(
     if dicom and not out:
         raise UsageError("--dicom writes into the folder of -o OUT: name one")
     rules = load_policy(policy)
+    keep_freed_memory()
     if out:
         make_folder(out)
     if db:
@@ -211,11 +213,11 @@ def assess(
         _print_results(assessment, built, worst, rules, as_json=as_json, as_csv=as_csv, quiet=quiet)
     if out and not quiet:
         _note(f"report.html, report.json, slices.csv and {len(pictures)} pictures are in {out}")
-    if objects:
-        _check_objects(objects, quiet=quiet)
     if db:
         _append(db, assessment, with_phi=with_phi, quiet=quiet)
     _notify(rules, built, quiet=quiet)
+    if objects:
+        _check_objects(objects, quiet=quiet)
     code = assessment.exit_code(fail_below, rules)
     if code is not ExitCode.OK and not quiet:
         _note(_EXIT_NOTES[code])
@@ -356,11 +358,15 @@ def export(
         typer.Argument(metavar="[RECIPE|CHECKPOINT]", help="The released checkpoint if not given."),
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The ONNX file to write.")] = Path("model.onnx"),
+    precision: Annotated[str, typer.Option(help="fp32, fp16, fp16-norm32 or int8.")] = "fp32",
+    calibrate: Annotated[
+        list[Path] | None, typer.Option(help="For int8: a CT series; give it as often as needed.")
+    ] = None,
 ) -> int:
     """Export a checkpoint to ONNX and prove that it computes the same."""
     from n2q_edge.export import export_model
 
-    report = export_model(source, out)
+    report = export_model(source, out, precision=precision, calibrate=calibrate or ())
     with _stdout():
         print(f"{report.path}  {report.size_bytes / 1e6:.1f} MB  sha256 {report.sha256}")
         for batch in report.parity:
@@ -369,6 +375,94 @@ def export(
                 f"mean {batch.mean_difference:.1e} SSIM; same dose level"
             )
     return int(ExitCode.OK)
+
+
+@app.command()
+def build(
+    onnx: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="From 'n2q-edge export'.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A GPU to build for, by name or .toml file; several in one engine. Default: this one."
+        ),
+    ] = None,
+    flavor: Annotated[
+        str | None, typer.Option(help="tensorrt or tensorrt-rtx; what the target recommends if not given.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Height and width of the slices, e.g. 512x512; the target's by default."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Slices an inference; the target's by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The engine to write, *.engine.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> int:
+    """Build a TensorRT engine from an ONNX file, for this GPU or another."""
+    from n2q_edge.engine.build import build as build_engine
+    from n2q_edge.engine.targets import find_target, parse_size
+    from n2q_edge.progress import gauge
+
+    with gauge(quiet=quiet) as show:
+        report = build_engine(
+            onnx,
+            out,
+            targets=[find_target(name) for name in target or ()],
+            flavor=flavor,
+            size=parse_size(size) if size else None,
+            batch=batch,
+            on_progress=show,
+        )
+    sidecar = report.sidecar
+    with _stdout():
+        print(f"{report.path}  {sidecar.engine_bytes / 1e6:.1f} MB  sha256 {sidecar.engine_sha256}")
+        print(
+            f"  {sidecar.spec.name} {sidecar.spec.precision}, {sidecar.flavor} {sidecar.version}, compute "
+            f"capability {', '.join(sidecar.capabilities)}, {sidecar.build_seconds:.1f} s"
+        )
+    return int(ExitCode.OK)
+
+
+@app.command()
+def targets(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> int:
+    """List the GPUs 'n2q-edge build --target' knows."""
+    from n2q_edge.engine.targets import profiles, render
+
+    with _stdout():
+        if as_json:
+            import json
+            from dataclasses import asdict
+
+            print(json.dumps([asdict(profile) for profile in profiles()], indent=1))
+        else:
+            from rich.console import Console
+
+            render(profiles(), Console(highlight=False))
+    return int(ExitCode.OK)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An .onnx, .engine, .safetensors or .pth file.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> int:
+    """Say what a model file is, without a GPU; exit code 5 if it would be refused."""
+    from n2q_edge.explain import explain, lines
+
+    found = explain(model)
+    with _stdout():
+        if as_json:
+            import json
+
+            print(json.dumps(found, indent=1))
+        else:
+            print("\n".join(lines(found)))
+    return int(ExitCode.MODEL if found["problems"] else ExitCode.OK)
 
 
 @app.command()
@@ -412,6 +506,33 @@ def train(
 
 
 @app.command()
+def simulate(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="DICOM files and folders of a full-dose CT.")
+    ],
+    dose: Annotated[float, typer.Option(help="Percent of the dose of the input.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write to; new or empty.")],
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
+) -> int:
+    """Write a CT series as it would look at a lower dose."""
+    from n2q_edge.errors import require
+    from n2q_edge.progress import ticks
+
+    require("numba", "sim")
+    from n2q_edge.simulation.lower_dose import simulate_lower_dose
+
+    with ticks("simulating", None, quiet=quiet) as tick:
+        result = simulate_lower_dose(paths, out, dose_percent=dose, seed=seed, on_slice=tick)
+    for source, reason in result.left_out:
+        _note(f"left out: {source}: {reason}")
+    with _stdout():
+        for folder in sorted({file.parent for file in result.files}):
+            print(folder)
+    return int(ExitCode.PARTIAL if result.left_out else ExitCode.OK)
+
+
+@app.command()
 def phantom(
     out: Annotated[Path, typer.Argument(help="The folder to write the series to; new or empty.")],
     slices: Annotated[int, typer.Option(help="How many, over 120 mm.")] = 24,
@@ -451,4 +572,77 @@ def doctor(
             from rich.console import Console
 
             render(findings, Console(highlight=False))
+    return int(ExitCode.OK)
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[MODEL]...", help="Model files; the released one if not given."),
+    ] = None,
+    runtimes: Annotated[
+        list[str] | None,
+        typer.Option("--runtime", help="As often as needed; the first is what the others are compared to."),
+    ] = None,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(help="latency, throughput or stream, as often as needed; latency if not given."),
+    ] = None,
+    series: Annotated[
+        Path | None, typer.Option(help="CT series for stream, and for the slice; else one is made up.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of the runtime; its cores if not given.")
+    ] = None,
+    slices: Annotated[int, typer.Option(min=1, help="Slices a candidate; 662 give a p99.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of every candidate.")] = 5,
+    size: Annotated[int, typer.Option(min=16, help="Side of the made-up slice in pixels.")] = 512,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write the JSON document here.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a .png, .svg or .pdf here.")] = None,
+    loadgen: Annotated[
+        str | None, typer.Option(help="Also let MLPerf's LoadGen drive: SingleStream or Offline.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A.json B.json", help="Compare two JSON documents; measures nothing."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+) -> int:
+    """Measure how fast models are on this machine, or compare two such measurements."""
+    from rich.console import Console
+
+    from n2q_edge.bench import document
+
+    if compare:
+        from n2q_edge.bench.compare import render as render_comparison
+
+        first, second = document.read(compare[0]), document.read(compare[1])
+        with _stdout():
+            render_comparison(first, second, Console(highlight=False))
+        return int(ExitCode.OK)
+    from n2q_edge.bench.measure import Candidate, Plan, measure
+    from n2q_edge.bench.table import render
+    from n2q_edge.progress import gauge
+
+    plan = Plan(tuple(mode or ["latency"]), slices, rounds, series=series, size=size)
+    files: list[Path | None] = [*models] if models else [None]
+    candidates = [Candidate(file, runtime, threads) for file in files for runtime in runtimes or ["auto"]]
+    if plot:
+        from n2q_edge.bench.plot import check_name
+
+        check_name(plot)
+    with gauge(quiet=quiet) as show:
+        measured = document.build(measure(candidates, plan, loadgen=loadgen, on_step=show))
+    if json_out:
+        document.write(measured, json_out)
+    if plot:
+        from n2q_edge.bench.plot import write
+
+        write(measured, plot)
+    if not quiet:
+        with _stdout():
+            render(measured, Console(highlight=False))
     return int(ExitCode.OK)

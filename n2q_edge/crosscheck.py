@@ -1,4 +1,4 @@
-"""Does the model's noise agree with noise measured without a model? A check that the model is in its domain."""
+"""Does the model's noise agree with noise measured without it? A check that the model is in its domain."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ RELATIVE_TOLERANCE = 1e-3  # of the outputs beside the quality map, relative to 
 # Without a recipe. InstanceNorm over constant air magnifies rounding: N2Q's U-Net, untrained, is 5e-5 off on
 # average, the compact net 4e-8.
 DEFAULT_TOLERANCES = {"max_map_difference": 5e-3, "mean_map_difference": 1e-4}
-# Of the other precisions, without a recipe; measured figures are in docs/gpu.md. A bad INT8 is 0.06 and more off
-# on average.
+# Of the other precisions, without a recipe; measured figures are in docs/gpu.md. A bad INT8 is 0.06 and more
+# off on average.
 LOWER_TOLERANCES = {
     "fp16": {"max_map_difference": 1e-2, "mean_map_difference": 1e-3},
     "fp16-norm32": {"max_map_difference": 1e-2, "mean_map_difference": 1e-3},
@@ -134,8 +134,8 @@ def export_model(
         calibrate: for `int8`: DICOM files or folders of CT series.
 
     Raises:
-        UsageError: `out` is no `.onnx` file name, or its folder does not exist; no such precision; `int8` without
-            series to calibrate on.
+        UsageError: `out` is no `.onnx` file name, or its folder does not exist; no such precision; `int8`
+            without series to calibrate on.
         MissingDependencyError: torch, onnx, onnxscript or onnxruntime is not installed.
         ModelError: the recipe or the checkpoint is missing or damaged, or its network cannot be exported.
         ParityError: the ONNX file computes something else; it is not written.

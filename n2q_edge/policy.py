@@ -1,8 +1,8 @@
 """The quality policy: what the scores of a series mean, and what is to be done about it.
 
-A policy is a TOML file (docs/policy.md); `policies/default.toml` is used where none is given. Its rules are tried
-from the top, the first that matches a series decides. Judging needs the slices' mean qualities only, so stored
-scores can be judged again with other thresholds.
+A policy is a TOML file (docs/policy.md); `policies/default.toml` is used where none is given. Its rules are
+tried from the top, the first that matches a series decides. Judging needs the slices' mean qualities only, so
+stored scores can be judged again with other thresholds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from n2q_edge.errors import UsageError
 
 SCHEMA_VERSION = 1
 DEFAULT = Path(__file__).parent / "policies" / "default.toml"
-MATCHABLE = ("body_part", "protocol_name", "series_description", "manufacturer", "model", "kernel")
+MATCHABLE = (
+    "body_part",
+    "protocol_name",
+    "series_description",
+    "manufacturer",
+    "model",
+    "station",
+    "kernel",
+)
 """What a rule can match: texts of `n2q_edge.dicom.protocol`."""
 
 
@@ -70,10 +78,10 @@ class Standard:
         found = []
         if mean < self.series_mean:
             found.append(f"the mean quality is {_two_sides(mean, self.series_mean)}")
-        if low > self.slices_tolerated * len(slice_means):
+        if low / len(slice_means) > self.slices_tolerated + 1e-9:  # 29 of 100 are not more than 0.29
             found.append(
                 f"{low} of {len(slice_means)} slices are below {self.slice_mean:g} "
-                f"({self.slices_tolerated:.0%} tolerated)"
+                f"({100 * self.slices_tolerated:g} % tolerated)"
             )
         return tuple(found)
 
@@ -168,7 +176,8 @@ class Policy:
             return Judgement(None, None, ("no rule of the policy matches this series",))
         if rule.out_of_scope:
             return Judgement(None, rule.name, (rule.out_of_scope,))
-        assert rule.usable and rule.meets
+        assert rule.usable
+        assert rule.meets
         standards = {"usable": rule.usable, "meets": rule.meets}
         if not slice_means:
             return Judgement(None, rule.name, ("no slice has a score",), standards)

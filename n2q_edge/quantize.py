@@ -1,8 +1,8 @@
 """Post-training INT8: an ONNX file with QuantizeLinear/DequantizeLinear pairs, calibrated on given slices.
 
-Weights per output channel, activations per tensor, both symmetric, as TensorRT wants them; biases stay float32
-(its parser refuses an int32 bias). Only convolutions are quantized, and not those at the network's finest
-resolution: they carry the noise that is to be measured.
+Weights per output channel, activations per tensor, both symmetric, as TensorRT wants them; biases stay
+float32 (its parser refuses an int32 bias). Only convolutions are quantized, and not those at the network's
+finest resolution: they carry the noise that is to be measured.
 """
 
 from __future__ import annotations

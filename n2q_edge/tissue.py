@@ -14,7 +14,7 @@ What lies between (the edge of lung, partial volume, enhanced vessels) is in no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -85,12 +85,28 @@ def tissue_masks(hu: FloatArray, body: BoolArray, pixel_spacing_mm: Spacing) -> 
     Returns:
         Bool [H,W] for each class, disjoint, inside the body.
     """
-    from scipy import ndimage
-
     spacing = pixel_spacing_mm or TYPICAL_SPACING
-    box = [max(1, round(SMOOTHING_MM / step)) for step in spacing]
-    smooth = np.rint(ndimage.uniform_filter(hu, box, mode="nearest"))
+    smooth = np.rint(_box_means(hu, [max(1, round(SMOOTHING_MM / step)) for step in spacing]))
     return {name: body & (smooth >= low) & (smooth <= high) for name, (low, high) in TISSUES.items()}
+
+
+def _box_means(hu: FloatArray, box: Sequence[int]) -> FloatArray:
+    """Means over `box` pixels around every pixel [H,W]; beyond the edge is what is at the edge.
+
+    Sums of whole HU are exact in float32, so a mean halfway between two numbers is rounded the same
+    everywhere.
+    """
+    height, width = hu.shape
+    margins = [(size // 2, size - size // 2 - 1) for size in box]
+    padded = np.pad(hu, margins, mode="edge")
+    rows = padded[:height].copy()
+    for offset in range(1, box[0]):
+        rows += padded[offset : offset + height]
+    sums: FloatArray = rows[:, :width].copy()
+    for offset in range(1, box[1]):
+        sums += rows[:, offset : offset + width]
+    sums /= np.float32(box[0] * box[1])
+    return sums
 
 
 def region_scores(

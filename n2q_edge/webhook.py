@@ -20,8 +20,9 @@ def message(document: dict[str, Any], on: frozenset[Verdict]) -> dict[str, Any] 
         on: verdicts that are reported.
 
     Returns:
-        Model, policy and, for every series with such a verdict, the UIDs that find it in the archive, the verdict
-        with its reasons, and the summary of its quality. No name, no path, no free text of the headers.
+        Model, policy and, for every series with such a verdict, the UIDs that find it in the archive, the
+        verdict with its reasons, and the summary of its quality. No name, no path, no free text of the
+        headers.
     """
     wanted = {verdict.value for verdict in on}
     series = [
@@ -51,8 +52,8 @@ def post(webhook: Webhook, content: dict[str, Any]) -> str | None:
     """POST `content` as JSON, once.
 
     Returns:
-        None if the server took it (2xx), else one line that says why not. Never raises for a network's failure:
-        a result must not be lost because nobody listened.
+        None if the server took it (2xx), else one line that says why not. Never raises for a network's
+        failure: a result must not be lost because nobody listened.
     """
     request = urllib.request.Request(
         webhook.url,

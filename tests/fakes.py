@@ -46,6 +46,10 @@ class FakeRuntime:
     def spec(self) -> ModelSpec:
         return self._spec
 
+    @property
+    def concurrency(self) -> int:
+        return 1
+
     def describe(self) -> dict[str, Any]:
         return {
             "name": "fake",

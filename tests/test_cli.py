@@ -240,13 +240,14 @@ def test_ctrl_c_writes_and_prints_what_is_done(
     fake: FakeRuntime, ct_series: CtSeries, tmp_path: Path, capsys: Capture
 ) -> None:
     def interrupt(hu: FloatArray) -> FloatArray:
-        if len(fake.calls) == 4:
+        if hu.max() < 15:  # the third slice
             raise KeyboardInterrupt
         return np.full_like(hu, 0.5)
 
     fake._quality = interrupt
     out = tmp_path / "out"
-    assert main(["assess", str(ct_series(slices=6)), "-o", str(out), "--json"]) == 130
+    folder = ct_series(images=[phantom(96, hu) for hu in (20, 20, 10, 20, 20, 20)])
+    assert main(["assess", str(folder), "-o", str(out), "--json"]) == 130
     built = json.loads(capsys.readouterr().out)
     assert built["complete"] is False
     assert len(built["series"][0]["slices"]) == 2

@@ -65,6 +65,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
         for path in (ROOT / "n2q_edge").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    tracked |= {f"n2q_edge/{path.relative_to(ROOT)}" for path in (ROOT / "engines").glob("*.toml")}
     assert names == tracked
     assert "n2q_edge/py.typed" in names
     assert "n2q_edge/report/schema.json" in names

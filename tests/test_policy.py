@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from fakes import FakeRuntime
 
+from n2q_edge.cli import main
 from n2q_edge.errors import UsageError
 from n2q_edge.policy import DEFAULT, Policy, Verdict, Webhook, load_policy
 from n2q_edge.webhook import message, post
 
+CtSeries = Callable[..., Path]
+Capture = pytest.CaptureFixture[str]
 DOCS = Path(__file__).parents[1] / "docs" / "policy.md"
 
 TWO_RULES = """
@@ -70,9 +75,17 @@ def test_verdict(tmp_path: Path, means: list[float], verdict: Verdict) -> None:
     assert judgement.reasons
 
 
+def test_the_tolerance_is_exact(tmp_path: Path) -> None:
+    """In floating point 0.29 * 100 is less than 29."""
+    text = TWO_RULES.replace("slices_tolerated = 0.25", "slices_tolerated = 0.29")
+    tolerated, too_many = ([0.1] * low + [0.9] * (100 - low) for low in (29, 30))
+    assert policy(tmp_path, text).judge({}, tolerated).verdict is Verdict.USABLE
+    assert policy(tmp_path, text).judge({}, too_many).verdict is Verdict.UNUSABLE
+
+
 def test_reasons_name_both_sides(tmp_path: Path) -> None:
     judgement = policy(tmp_path).judge({}, [0.9, 0.9, 0.1, 0.1])
-    assert judgement.reasons == ("2 of 4 slices are below 0.2 (25% tolerated)",)
+    assert judgement.reasons == ("2 of 4 slices are below 0.2 (25 % tolerated)",)
     judgement = policy(tmp_path).judge({}, [0.599] * 4)
     assert judgement.reasons == ("the mean quality is 0.599, below 0.6",)
 
@@ -133,7 +146,7 @@ def test_not_judged_says_why(tmp_path: Path) -> None:
 )
 def test_a_bad_policy_is_one_line_with_the_file(tmp_path: Path, old: str, new: str, named: str) -> None:
     assert old in TWO_RULES
-    with pytest.raises(UsageError, match="policy.toml") as caught:
+    with pytest.raises(UsageError, match=r"policy\.toml") as caught:
         policy(tmp_path, TWO_RULES.replace(old, new, 1))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -163,7 +176,7 @@ def test_the_documentation_shows_the_default_policy() -> None:
     assert DEFAULT.read_text("utf-8").strip() in DOCS.read_text("utf-8")
 
 
-# ------------------------------------------------------------------------------------------------------ webhook
+# ---------------------------------------------------------------------------------------------------- webhook
 
 
 @pytest.fixture
@@ -267,3 +280,68 @@ def test_only_the_verdicts_asked_for_are_reported_without_names_or_paths() -> No
     assert "SMITH" not in json.dumps(content)
     assert "secret" not in json.dumps(content)
     assert message(document("usable"), frozenset({Verdict.UNUSABLE})) is None
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
+    """Quality is 0.3 everywhere: with the rule "rest" that is unusable."""
+    runtime = FakeRuntime(lambda hu: np.full_like(hu, 0.3))
+    monkeypatch.setattr("n2q_edge.runtimes.open_model", lambda *_, **__: runtime)
+    return runtime
+
+
+def write_policy(tmp_path: Path, more: str = "") -> str:
+    path = tmp_path / "site.toml"
+    path.write_text(TWO_RULES + more)
+    return str(path)
+
+
+def test_the_policy_decides_the_exit_code(
+    fake: FakeRuntime, ct_series: CtSeries, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["assess", str(ct_series()), "--json", "--policy", write_policy(tmp_path)]) == 10
+    built = json.loads(capsys.readouterr().out)
+    assert built["exit_code"] == 10
+    assert built["policy"]["name"] == "site A"
+    verdict = built["series"][0]["verdict"]
+    assert (verdict["code"], verdict["dicom_code"], verdict["rule"]) == ("unusable", "111235", "rest")
+    assert verdict["limits"]["meets"] == {"series_mean": 0.6, "slice_mean": 0.5, "slices_tolerated": 0.25}
+
+
+def test_the_default_policy_changes_no_exit_code(
+    fake: FakeRuntime, ct_series: CtSeries, capsys: Capture
+) -> None:
+    assert main(["assess", str(ct_series())]) == 0
+    assert "verdict     unusable: the mean quality is 0.30, below" in capsys.readouterr().out
+
+
+def test_a_bad_policy_ends_the_run_before_it_begins(
+    fake: FakeRuntime, ct_series: CtSeries, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.toml").write_text("nonsense")
+    assert main(["assess", str(ct_series()), "--policy", str(tmp_path / "bad.toml")]) == 2
+    assert fake.calls == []
+
+
+def test_the_webhook_is_told(fake: FakeRuntime, ct_series: CtSeries, tmp_path: Path, server: Server) -> None:
+    policy_file = write_policy(tmp_path, f'[actions.webhook]\nurl = "{server.url}"\n')
+    assert main(["assess", str(ct_series()), "--policy", policy_file]) == 10
+    (body,) = server.bodies
+    assert body["series"][0]["verdict"]["code"] == "unusable"
+    assert "SECRET" not in json.dumps(body)
+
+
+def test_a_webhook_that_fails_is_a_warning_and_loses_nothing(
+    fake: FakeRuntime, ct_series: CtSeries, tmp_path: Path, server: Server, capsys: Capture
+) -> None:
+    server.answer = 500
+    policy_file = write_policy(tmp_path, f'[actions.webhook]\nurl = "{server.url}"\n')
+    out = tmp_path / "out"
+    assert main(["assess", str(ct_series()), "-o", str(out), "--policy", policy_file]) == 10
+    assert "warning: the webhook of the policy was not reached: the server answered 500" in (
+        capsys.readouterr().err
+    )
+    assert (out / "report.html").is_file()

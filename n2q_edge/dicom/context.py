@@ -8,20 +8,27 @@ representation is left out, since an object with it would be invalid.
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.charset import python_encoding
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VM
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, CTImageStorage
 
 from n2q_edge import __version__
 from n2q_edge.dicom.archives import Opener
 from n2q_edge.dicom.codes import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME
+from n2q_edge.dicom.reasons import Refusal
 from n2q_edge.dicom.records import SliceRef
 from n2q_edge.errors import N2QError
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 MANUFACTURER = "n2q-edge developers"
 MODEL_NAME = "n2q-edge"
@@ -29,8 +36,16 @@ SERIAL_NUMBER = "none"  # software has none, and the module wants a value
 
 # Type 2 attributes of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): present, if need be
 # empty.
-IDENTITY = ("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName")
-CHECKED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
+IDENTITY = ("PatientName", "PatientID")
+EMPTIED = (
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
 OPTIONAL = (
     "IssuerOfPatientID",
     "PatientAge",
@@ -44,7 +59,7 @@ OPTIONAL = (
 EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions")
 HEADER_TAGS = (
     *IDENTITY,
-    *CHECKED,
+    *EMPTIED,
     *OPTIONAL,
     *EQUIPMENT,
     "SpecificCharacterSet",
@@ -56,7 +71,8 @@ HEADER_TAGS = (
     "PositionReferenceIndicator",
     "SyntheticData",
     "BodyPartExamined",
-    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
 )
 
 
@@ -72,13 +88,21 @@ class NotWrittenError(N2QError):
         self.reason = reason
 
 
-def invalid_source(error: Exception) -> NotWrittenError:
-    """What to raise when highdicom refuses values that come from the source."""
-    return NotWrittenError("invalid_source", " ".join(str(error).split())[:200])
+@contextmanager
+def checking_source() -> Iterator[None]:
+    """Take an error of highdicom or pydicom for what it is here: a value from the source that is not valid.
+
+    Raises:
+        NotWrittenError: `invalid_source`.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise NotWrittenError("invalid_source", f"{type(error).__name__} of the DICOM library") from None
 
 
 NOT_WRITTEN_REASONS = {
-    "missing_uid": "the source has no Study, Series or SOP Instance UID to refer to",
+    "missing_uid": "the source has no Study, Series, SOP Class or SOP Instance UID to refer to",
     "source_unreadable": "the source's header could not be read again, or the file has changed since",
     "no_frame_of_reference": "the source has no Frame of Reference UID: a map would float in space",
     "no_geometry": "no slice has position, orientation, pixel spacing and matrix: a map would float in space",
@@ -86,8 +110,12 @@ NOT_WRITTEN_REASONS = {
     "too_large": "the pixel data would be longer than 4 GiB, which a DICOM element cannot be",
     "interrupted": "the run was interrupted before the end of the series",
     "nothing_scored": "no slice of the series has a result",
-    "invalid_source": "an attribute that has to be copied from the source is not valid DICOM",
+    "output_failed": "the disk is full, or the folder cannot be written to",
+    "invalid_source": "the source's patient name, patient ID or a UID is not valid DICOM",
 }
+
+
+_ONE_AT_A_TIME = threading.RLock()  # warnings.catch_warnings is not thread-safe
 
 
 @contextmanager
@@ -95,7 +123,7 @@ def silent() -> Iterator[None]:
     """Keep the libraries' warnings and log lines back: some quote the patient's name."""
     loggers = [logging.getLogger(name) for name in ("highdicom", "pydicom")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
@@ -150,8 +178,11 @@ def read_context(
     Raises:
         NotWrittenError: `missing_uid`, `source_unreadable`.
     """
-    if not (study_instance_uid and series_instance_uid and all(ref.sop_instance_uid for ref in refs)):
+    uids = {study_instance_uid, series_instance_uid, *(ref.sop_instance_uid for ref in refs)}
+    if "" in uids:
         raise NotWrittenError("missing_uid", "the source has no Study, Series or SOP Instance UID")
+    if not all(UID(uid).is_valid for uid in uids):
+        raise NotWrittenError("invalid_source", "a Study, Series or SOP Instance UID is not a valid UID")
     headers: dict[tuple[str, int | None], tuple[str, str, str]] = {}
     first = None
     with Opener() as opener:
@@ -163,11 +194,15 @@ def read_context(
                 first = first or header
                 keywords = ("SOPClassUID", "FrameOfReferenceUID", "AcquisitionNumber")
                 sop_class, frame, acquisition = (_text(header, keyword) for keyword in keywords)
+                if not sop_class:
+                    raise NotWrittenError("missing_uid", f"{ref.path} has no valid SOP Class UID")
                 headers[key] = (sop_class, frame, acquisition)
             slices.append(SourceSlice(ref, *headers[key]))
     assert first is not None
+    presentable = _presentable(first, study_instance_uid, series_instance_uid)
+    _copy_lossiness(presentable, first, refs)
     return SourceContext(
-        _presentable(first, study_instance_uid, series_instance_uid),
+        presentable,
         tuple(slices),
         study_instance_uid,
         series_instance_uid,
@@ -181,10 +216,6 @@ def read_header(ref: SliceRef, opener: Opener) -> Dataset:
     Raises:
         NotWrittenError: `source_unreadable`.
     """
-    from pydicom import dcmread
-
-    from n2q_edge.dicom.reasons import Refusal
-
     try:
         file, stamp = opener.open(ref.source)
         with file:
@@ -196,7 +227,7 @@ def read_header(ref: SliceRef, opener: Opener) -> Dataset:
     except NotWrittenError:
         raise
     except Exception as error:  # pydicom raises many kinds on damaged bytes; all mean the same here
-        raise NotWrittenError("source_unreadable", f"{ref.path}: {error}") from None
+        raise NotWrittenError("source_unreadable", f"{ref.path}: {type(error).__name__}") from None
 
 
 def _text(header: Dataset, keyword: str) -> str:
@@ -206,15 +237,13 @@ def _text(header: Dataset, keyword: str) -> str:
 
 def _presentable(source: Dataset, study_instance_uid: str, series_instance_uid: str) -> Dataset:
     """The attributes that results copy, in a form that their constructors accept."""
-    from pydicom.dataset import Dataset
-    from pydicom.uid import CTImageStorage
-
     header = Dataset()
-    if source.get("SpecificCharacterSet"):
-        header.SpecificCharacterSet = source.SpecificCharacterSet
     for keyword in IDENTITY:
-        setattr(header, keyword, source.get(keyword) or "")
-    for keyword in CHECKED:
+        value = _valid(source, keyword)
+        if value is None and source.get(keyword):
+            raise NotWrittenError("invalid_source", f"{keyword} breaks its value representation")
+        setattr(header, keyword, value or "")
+    for keyword in EMPTIED:
         setattr(header, keyword, _valid(source, keyword) or "")
     for keyword in (*OPTIONAL, *EQUIPMENT, "PositionReferenceIndicator", "BodyPartExamined", "SyntheticData"):
         value = _valid(source, keyword)
@@ -224,24 +253,40 @@ def _presentable(source: Dataset, study_instance_uid: str, series_instance_uid: 
         header.PatientSex = ""
     if "DeidentificationMethod" not in header and "DeidentificationMethodCodeSequence" not in header:
         header.pop("PatientIdentityRemoved", None)  # it must not stand without its method (PS3.3 C.7.1.1)
+    header.SpecificCharacterSet = _character_set(source)
     header.SOPClassUID = CTImageStorage
     header.SOPInstanceUID = "2.25.1"
     header.Modality = "CT"
     header.StudyInstanceUID = study_instance_uid
     header.SeriesInstanceUID = series_instance_uid
-    header.LossyImageCompression = "01" if source.get("LossyImageCompression") == "01" else "00"
     return header
+
+
+def _character_set(source: Dataset) -> Any:
+    """The source's; where it states none that is known, Latin-1, as which its text was read."""
+    stated = source.get("SpecificCharacterSet") or []
+    terms = [stated] if isinstance(stated, str) else list(stated)
+    return stated if terms and all(term in python_encoding for term in terms) else "ISO_IR 100"
+
+
+def _copy_lossiness(header: Dataset, source: Dataset, refs: Sequence[SliceRef]) -> None:
+    """What was lossy once stays so (PS3.3 C.7.6.1.1.5): one slice is enough."""
+    header.LossyImageCompression = "01" if any("lossy_compressed" in ref.flags for ref in refs) else "00"
+    if header.LossyImageCompression == "01":
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            value = _valid(source, keyword)
+            if value:
+                setattr(header, keyword, value)
 
 
 def _valid(source: Dataset, keyword: str) -> Any:
     """The value of an attribute; None where it is absent or breaks its value representation (PS3.5 6.2)."""
-    from pydicom.config import RAISE
-    from pydicom.dataelem import DataElement
-
     try:
         if keyword not in source:
             return None
         element = source[keyword]
+        if element.VM > 1 and dictionary_VM(element.tag) == "1":
+            return None
         DataElement(element.tag, element.VR, element.value, validation_mode=RAISE)
         return element.value
     except Exception:  # pydicom raises many kinds on damaged bytes; all mean the same here
@@ -272,8 +317,6 @@ def private_scheme() -> Any:
 
 def image_references(slices: Iterable[SourceSlice]) -> list[Dataset]:
     """One reference an instance, in order (PS3.3 table 10-11); frames of one file are one instance."""
-    from pydicom.dataset import Dataset
-
     references: dict[str, Dataset] = {}
     for item in slices:
         if item.ref.sop_instance_uid not in references:
@@ -287,7 +330,6 @@ def image_references(slices: Iterable[SourceSlice]) -> list[Dataset]:
 def finish(dataset: Dataset, context: SourceContext) -> None:
     """What every result says, whatever its kind."""
     header = context.header
-    if "SpecificCharacterSet" in header:
-        dataset.SpecificCharacterSet = header.SpecificCharacterSet
+    dataset.SpecificCharacterSet = header.SpecificCharacterSet
     if "SyntheticData" in header:
         dataset.SyntheticData = header.SyntheticData

@@ -19,9 +19,9 @@ from n2q_edge.dicom.context import (
     NotWrittenError,
     SourceContext,
     SourceSlice,
+    checking_source,
     equipment,
     finish,
-    invalid_source,
     silent,
 )
 from n2q_edge.dicom.parametric_map import coded, decimals
@@ -52,10 +52,11 @@ def overlay(
     """
     centre, width = window
     grey = np.clip((hu - (centre - width / 2)) / width, 0, 1) * 255
-    picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+    picture = np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
     levels = np.clip(np.rint(quality_map[body] * 255), 0, 255).astype(np.uint8)
-    picture[body] = (1 - OPACITY) * picture[body] + OPACITY * _palette()[levels]
-    return _annotated(np.rint(picture).astype(np.uint8), caption)
+    tints = np.float32(OPACITY) * _palette()
+    picture[body] = np.rint(np.float32(1 - OPACITY) * grey[body][:, None] + tints[levels]).astype(np.uint8)
+    return _annotated(picture, caption)
 
 
 @lru_cache(maxsize=1)
@@ -121,7 +122,7 @@ def secondary_capture(
             "no_geometry", "the slice has no usable Image Orientation and Position (Patient)"
         )
     orientation = [_letters(ref.image_orientation[start : start + 3]) for start in (0, 3)]
-    try:
+    with checking_source():
         dataset: Dataset = hd.sc.SCImage.from_ref_dataset(
             ref_dataset=context.header,
             pixel_array=picture,
@@ -139,8 +140,6 @@ def secondary_capture(
             specific_character_set=None,
             **equipment(),
         )
-    except (ValueError, TypeError) as error:  # highdicom refuses what would not be valid
-        raise invalid_source(error) from None
     dataset.PatientOrientation = orientation
     dataset.ConversionType = "WSD"
     dataset.BurnedInAnnotation = "NO"
@@ -160,7 +159,7 @@ def secondary_capture(
         dataset.PositionReferenceIndicator = context.header.get("PositionReferenceIndicator", "")
         dataset.ImagePositionPatient = decimals(ref.image_position)
         dataset.ImageOrientationPatient = decimals(ref.image_orientation)
-        dataset.SliceThickness = ref.slice_thickness_mm
+        dataset.SliceThickness = ref.slice_thickness_mm or None
     finish(dataset, context)
     return dataset
 

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from n2q_edge.dicom.context import (
     NotWrittenError,
     SourceContext,
     SourceSlice,
+    checking_source,
     equipment,
     finish,
     image_references,
-    invalid_source,
     private_scheme,
     silent,
 )
@@ -52,7 +53,8 @@ class MapKind:
         description: Content Description, LUT Explanation and Series Description.
         quantity: what a value is.
         unit: its unit.
-        value_range: of real-world values; also the window it is shown with.
+        value_range: of real-world values.
+        shown: the values a viewer shows as black and white at first.
     """
 
     label: str
@@ -60,20 +62,24 @@ class MapKind:
     quantity: Code
     unit: Code
     value_range: tuple[float, float]
+    shown: tuple[float, float]
 
 
-QUALITY = MapKind("N2Q_QUALITY", "N2Q predicted SSIM", codes.PREDICTED_SSIM, codes.NO_UNITS, (0.0, 1.0))
-NOISE = MapKind("N2Q_NOISE", "N2Q predicted noise HU", codes.MODEL_NOISE, codes.HOUNSFIELD, (0.0, 4095.0))
+QUALITY = MapKind(
+    "N2Q_QUALITY", "N2Q predicted SSIM", codes.PREDICTED_SSIM, codes.NO_UNITS, (0.0, 1.0), (0.0, 1.0)
+)
+NOISE = MapKind(
+    "N2Q_NOISE", "N2Q predicted noise HU", codes.MODEL_NOISE, codes.HOUNSFIELD, (0.0, 4095.0), (0.0, 100.0)
+)
 
 
 def volumes(slices: Sequence[SourceSlice]) -> list[list[SourceSlice]]:
     """Split slices into maps that any viewer can stack.
 
-    In each map there is one frame of reference, one slice thickness, and positions that ascend in steps of
-    one distance or of whole multiples of it (missing slices). So slices at one position (time points,
-    phases, copies), acquisitions interleaved in one series and changes of the slice distance come to lie in
-    different maps. A viewer that expects evenly spaced frames, as most do, would otherwise show them at
-    wrong places.
+    A map has one frame of reference, one slice thickness, and positions that ascend in equal steps. So slices
+    at one position (time points, phases, copies), acquisitions interleaved in one series, and what lies on
+    both sides of a gap or of a change of the slice distance come to lie in different maps. dcmqi, and most
+    viewers with it, expect evenly spaced frames and would show them at wrong places otherwise.
 
     Args:
         slices: of one orientation, matrix and pixel spacing.
@@ -115,13 +121,12 @@ def _even_runs(ascending: Sequence[SourceSlice]) -> list[list[SourceSlice]]:
 
 def _evenly_spaced(ascending: Sequence[SourceSlice]) -> list[list[SourceSlice]]:
     runs = [[ascending[0]]]
-    usual = _usual_distance(ascending)
     step = None
     for before, item in itertools.pairwise(ascending):
         distance = _position(item) - _position(before)
         if step is None:
-            step = usual if _is_multiple(distance, usual) else distance
-        if _close(distance, step) or (step == usual and _is_multiple(distance, step)):
+            step = distance
+        if _close(distance, step):
             runs[-1].append(item)
         else:
             runs.append([item])
@@ -129,17 +134,8 @@ def _evenly_spaced(ascending: Sequence[SourceSlice]) -> list[list[SourceSlice]]:
     return runs
 
 
-def _is_multiple(distance: float, step: float) -> bool:
-    return _close(distance, max(1, round(distance / step)) * step)
-
-
 def _close(distance: float, expected: float) -> bool:
     return abs(distance - expected) < max(SAME_POSITION_MM, UNEVEN * expected)
-
-
-def _usual_distance(ascending: Sequence[SourceSlice]) -> float:
-    distances = [_position(b) - _position(a) for a, b in itertools.pairwise(ascending)]
-    return statistics.median_low(distances) if distances else 0.0
 
 
 def _has_geometry(item: SourceSlice) -> bool:
@@ -196,24 +192,25 @@ def parametric_map(
         raise NotWrittenError(
             "too_large", f"{len(volume)} frames of {layout.rows} x {layout.columns} float32"
         )
-    orientation = hd.PlaneOrientationSequence(
-        coordinate_system="PATIENT", image_orientation=volume[0].ref.image_orientation
-    )
-    positions = [
-        hd.PlanePositionSequence(coordinate_system="PATIENT", image_position=item.ref.image_position)
-        for item in volume
-    ]
-    low, high = kind.value_range
-    mapping = hd.pm.RealWorldValueMapping(
-        lut_label=kind.label,
-        lut_explanation=kind.description,
-        unit=kind.unit,
-        value_range=(low, high),
-        slope=1,
-        intercept=0,
-        quantity_definition=kind.quantity,
-    )
-    try:
+    with checking_source():
+        measures = _measures(volume)
+        orientation = hd.PlaneOrientationSequence(
+            coordinate_system="PATIENT", image_orientation=volume[0].ref.image_orientation
+        )
+        positions = [
+            hd.PlanePositionSequence(coordinate_system="PATIENT", image_position=item.ref.image_position)
+            for item in volume
+        ]
+        black, white = kind.shown
+        mapping = hd.pm.RealWorldValueMapping(
+            lut_label=kind.label,
+            lut_explanation=kind.description,
+            unit=kind.unit,
+            value_range=kind.value_range,
+            slope=1,
+            intercept=0,
+            quantity_definition=kind.quantity,
+        )
         dataset: Dataset = hd.pm.ParametricMap(
             source_images=[_template(context, volume[0])],
             pixel_array=np.broadcast_to(np.float32(0), (len(volume), 1, 1)),  # the pixels come later
@@ -221,16 +218,16 @@ def parametric_map(
             series_number=series_number,
             sop_instance_uid=generate_uid(prefix=None),
             instance_number=instance_number,
-            contains_recognizable_visual_features=False,
+            contains_recognizable_visual_features=True,  # the outline of a head is in its map
             real_world_value_mappings=[mapping],
             voi_lut_transformations=[
-                hd.VOILUTTransformation(window_center=(low + high) / 2, window_width=high - low)
+                hd.VOILUTTransformation(window_center=(black + white) / 2, window_width=white - black)
             ],
             transfer_syntax_uid=ExplicitVRLittleEndian,
             content_label=kind.label,
             content_description=kind.description,
             content_creator_name="",
-            pixel_measures=_measures(volume),
+            pixel_measures=measures,
             plane_orientation=orientation,
             plane_positions=positions,
             series_description=kind.description,
@@ -238,8 +235,6 @@ def parametric_map(
             specific_character_set=None,
             **equipment(),
         )
-    except (ValueError, TypeError) as error:  # highdicom refuses what would not be valid
-        raise invalid_source(error) from None
     del dataset.FloatPixelData
     dataset.Rows, dataset.Columns = layout.rows, layout.columns
     # highdicom's frames may descend; it gave none pixels yet, so position and source decide what a frame is.
@@ -249,7 +244,9 @@ def parametric_map(
     anatomy = Dataset()
     anatomy.AnatomicRegionSequence = [coded(codes.anatomic_region(context.header.get("BodyPartExamined")))]
     anatomy.FrameLaterality = "U"
-    dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    shared.FrameAnatomySequence = [anatomy]
+    shared.PixelMeasuresSequence = measures  # highdicom puts the source's in their place
     dataset.DerivationDescription = f"{kind.description} by {algorithm}"
     finish(dataset, context)
     return dataset
@@ -264,7 +261,7 @@ def _measures(volume: Sequence[SourceSlice]) -> Any:
     import highdicom as hd
 
     distances = [_position(b) - _position(a) for a, b in itertools.pairwise(volume)]
-    distance = min(distances, default=None)  # larger ones are its multiples
+    distance = statistics.fmean(distances) if distances else None
     thickness = volume[0].ref.slice_thickness_mm or distance
     if not thickness:
         raise NotWrittenError("no_slice_thickness", "neither Slice Thickness nor a slice distance is known")
@@ -334,12 +331,16 @@ def write_parametric_map(path: Path, dataset: Dataset, frames: Iterable[bytes]) 
 
     Raises:
         OutputError: disk full, no permission, ...
+        NotWrittenError: `invalid_source`; there is no file then.
         ValueError: not as many pixels as the data set says.
     """
     length = int(dataset.NumberOfFrames) * dataset.Rows * dataset.Columns * 4
+    header = BytesIO()
+    with checking_source():
+        dataset.save_as(header, enforce_file_format=True)
     try:
         with path.open("wb") as file:
-            dataset.save_as(file, enforce_file_format=True)
+            file.write(header.getbuffer())
             file.write(
                 FLOAT_PIXEL_DATA + struct.pack("<I", length)
             )  # the last element: no tag in it is higher

@@ -13,6 +13,7 @@ from n2q_edge.dicom.header import Header
 TEXTS = {
     "manufacturer": tags.MANUFACTURER,
     "model": tags.MODEL_NAME,
+    "station": tags.STATION_NAME,
     "body_part": tags.BODY_PART,
     "protocol_name": tags.PROTOCOL_NAME,
     "series_description": tags.SERIES_DESCRIPTION,
@@ -37,8 +38,9 @@ def read_protocol(header: Header, groups: list[Any]) -> dict[str, Any]:
         groups: functional group items (pydicom), the first that has an element wins.
 
     Returns:
-        `manufacturer`, `model`, `body_part`, `protocol_name`, `series_description`, `kvp`, `tube_current_ma`,
-        `exposure_mas`, `ctdivol` (mGy), `pitch`, `slice_thickness_mm`, `kernel`; None where absent.
+        `manufacturer`, `model`, `station`, `body_part`, `protocol_name`, `series_description`, `kvp`,
+        `tube_current_ma`, `exposure_mas`, `ctdivol` (mGy), `pitch`, `slice_thickness_mm`, `kernel`; None
+        where absent.
     """
     protocol: dict[str, Any] = {name: _text(header, tag) for name, tag in TEXTS.items()}
     for name, (tag, keyword) in NUMBERS.items():

@@ -7,6 +7,7 @@ may have been made on another reconstruction of the same scan. Frames are read o
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class _Plane:
 
 
 class Segmentation:
-    """A segmentation opened for reading."""
+    """A segmentation opened for reading. Masks may be asked for from any thread."""
 
     def __init__(self, path: Path) -> None:
         """Open a file.
@@ -67,7 +68,9 @@ class Segmentation:
         """
         hd = require("highdicom", "dicom")
         self.path = path
+        self._lock = threading.Lock()
         self._frames_of_reference: dict[tuple[str, int | None], str] = {}
+        self._one_at_a_time = threading.Lock()
         try:
             self._image: Any = hd.seg.segread(path, lazy_frame_retrieval=True)
             self.segments = _segments(self._image)
@@ -111,7 +114,8 @@ class Segmentation:
         if not self.covers(ref):
             return found
         for plane in self._matching(ref):
-            stored = self._image.get_stored_frame(plane.frame)
+            with self._lock:
+                stored = self._image.get_stored_frame(plane.frame)
             for segment in self.segments:
                 if plane.segment not in (None, segment.number):
                     continue
@@ -122,7 +126,8 @@ class Segmentation:
 
     def regions(self, loaded: LoadedSlice, body: BoolArray) -> dict[str, BoolArray]:
         """`masks` in the form in which `assess` asks for regions; segments may reach out of the body."""
-        return self.masks(loaded.ref)
+        with self._one_at_a_time:  # its frames are read from one file
+            return self.masks(loaded.ref)
 
     def _inside(self, stored: NDArray[Any], number: int) -> BoolArray:
         kind = self._image.SegmentationType

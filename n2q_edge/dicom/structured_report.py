@@ -23,9 +23,9 @@ from n2q_edge.dicom.context import (
     SERIAL_NUMBER,
     SourceContext,
     SourceSlice,
+    checking_source,
     equipment,
     finish,
-    invalid_source,
     private_scheme,
     silent,
 )
@@ -153,7 +153,7 @@ def structured_report(
         imaging_measurements=content,
         title=codes.REPORT_TITLE,
     )
-    try:
+    with checking_source():
         dataset: Dataset = sr.ComprehensiveSR(
             evidence=[*_evidence(context, groups), *evidence],
             content=report[0],
@@ -169,8 +169,6 @@ def structured_report(
             specific_character_set=None,
             **equipment(),
         )
-    except (ValueError, TypeError) as error:  # highdicom refuses what would not be valid
-        raise invalid_source(error) from None
     finish(dataset, context)
     return dataset
 

@@ -58,6 +58,7 @@ def set_pixels(dataset: Dataset, hu: FloatArray) -> None:
     dataset.RescaleSlope = 1
     dataset.RescaleType = "HU"
     dataset.PixelData = stored.tobytes()
+    dataset["PixelData"].VR = "OW"  # pydicom only guesses it for a data set that it read with pixels
 
 
 def derived_copy(
@@ -79,7 +80,9 @@ def derived_copy(
         if keyword in copy:
             delattr(copy, keyword)
     set_pixels(copy, hu)
-    copy.ImageType = ["DERIVED", *list(source.ImageType)[1:]]
+    source_type = source.get("ImageType") or []
+    values = [source_type] if isinstance(source_type, str) else list(source_type)
+    copy.ImageType = ["DERIVED", *(values[1:] or ["PRIMARY", "AXIAL"])]
     copy.SeriesInstanceUID = series_instance_uid
     copy.SOPInstanceUID = sop_instance_uid
     copy.DerivationDescription = description

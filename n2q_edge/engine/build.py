@@ -104,8 +104,8 @@ def build(
     Raises:
         UsageError: `out` is no `.engine` file name, or the targets contradict one another.
         MissingDependencyError: the flavor's library or `onnx` is not installed.
-        ModelError: no ONNX file with a spec; a target or a precision the flavor cannot build here; the parser or
-            the builder failed.
+        ModelError: no ONNX file with a spec; a target or a precision the flavor cannot build here; the parser
+            or the builder failed.
         OutputError: a file could not be written.
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
@@ -154,7 +154,7 @@ def _plan(
     device, why_not = _present_device()
     if not targets and device is None:
         raise ModelError(
-            f"there is no GPU here to build for ({why_not}): name a --target ('n2q-edge targets' lists them)"
+            f"nothing to build for: {why_not}; or name a --target ('n2q-edge targets' lists them)"
         )
     wanted = [target.compute_capability for target in targets] or [device.capability if device else ""]
     flavor = flavor_named(flavor_name) if flavor_name else _default_flavor(targets, wanted)
@@ -204,7 +204,7 @@ def _must_be_here(targets: Sequence[Target], device: Device | None, why_not: str
     """`tensorrt` measures kernels on the GPU it builds for."""
     for target in targets:
         if device is None or device.capability != target.compute_capability:
-            here = f"here is {device.name}, {device.capability}" if device else f"there is none here: {why_not}"
+            here = f"here is {device.name}, {device.capability}" if device else why_not
             raise ModelError(
                 f"tensorrt builds only on the GPU it builds for: run this command on the {target.gpu} "
                 f"(compute capability {target.compute_capability}; {here})"
@@ -213,8 +213,8 @@ def _must_be_here(targets: Sequence[Target], device: Device | None, why_not: str
 
 def _build_elsewhere(target: Target) -> str:
     return (
-        f"tensorrt-rtx cannot build for the {target.gpu} (compute capability {target.compute_capability}): copy "
-        f"the ONNX file there and run: n2q-edge build MODEL.onnx --flavor tensorrt"
+        f"tensorrt-rtx cannot build for the {target.gpu} (compute capability {target.compute_capability}): "
+        "copy the ONNX file there and run: n2q-edge build MODEL.onnx --flavor tensorrt"
     )
 
 
@@ -320,15 +320,20 @@ def _monitor(trt: ModuleType, on_progress: Progress | None) -> Any:
                 self._outermost = (phase_name, max(1, num_steps))
 
         def phase_finish(self, phase_name: str) -> None:
-            pass
+            if self._outermost and phase_name == self._outermost[0]:
+                self._tell(1.0, phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
+            if self._outermost and phase_name == self._outermost[0]:
+                self._tell((step + 1) / self._outermost[1], phase_name)
+            return not self.interrupted
+
+        def _tell(self, fraction: float, phase_name: str) -> None:
             try:
-                if on_progress and self._outermost and phase_name == self._outermost[0]:
-                    on_progress(min(1.0, (step + 1) / self._outermost[1]), phase_name)
+                if on_progress and not self.interrupted:
+                    on_progress(min(1.0, fraction), phase_name)
             except KeyboardInterrupt:
                 self.interrupted = True
-            return not self.interrupted
 
     return Monitor()
 
@@ -344,9 +349,9 @@ def _timing_cache(trt: ModuleType, config: Any, plan: _Plan) -> Iterator[None]:
     known = b""
     with contextlib.suppress(OSError):
         known = file.read_bytes()
-    cache = config.create_timing_cache(known)
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    timing_cache = config.create_timing_cache(known)
+    config.set_timing_cache(timing_cache, ignore_mismatch=False)
     yield
     with contextlib.suppress(OSError, N2QError):  # it saves time at the next build, no more
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, bytes(cache.serialize()))
+        write_file(file, bytes(timing_cache.serialize()))

@@ -46,7 +46,9 @@ def read_onnx(model: ModelFile) -> OnnxFacts:
     try:
         proto = onnx.load_model_from_string(model.data)
     except Exception:  # protobuf's own error, of a module that moves
-        raise ModelError(f"{model.path} is no whole ONNX file: export it again with 'n2q-edge export'") from None
+        raise ModelError(
+            f"{model.path} is no whole ONNX file: export it again with 'n2q-edge export'"
+        ) from None
     if not proto.graph.node:
         raise ModelError(f"{model.path} holds no graph: export it again with 'n2q-edge export'")
     spec = ModelSpec.from_metadata({item.key: item.value for item in proto.metadata_props}, str(model.path))

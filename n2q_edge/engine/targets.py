@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from n2q_edge.runtimes.tensorrt_library import FLAVORS
 from n2q_edge.errors import ModelError, UsageError, require
+from n2q_edge.runtimes.tensorrt_library import FLAVORS
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = (PACKAGE / "engines", PACKAGE.parent / "engines")  # in an installed wheel; in a checkout
@@ -79,6 +82,37 @@ def find_target(name_or_path: str) -> Target:
         names = ", ".join(sorted(file.stem for file in _folder().glob("*.toml")))
         raise UsageError(f"no target {name_or_path!r}: give a .toml file or one of {names}")
     return load_target(path)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`512x512` as height and width.
+
+    Raises:
+        UsageError: it reads otherwise.
+    """
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UsageError(f"size {text!r} is not HEIGHTxWIDTH, e.g. 512x512")
+    return int(height), int(width)
+
+
+def render(targets: list[Target], console: Console) -> None:
+    """Print a table of profiles."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("target", "GPU", "CC", "memory", "built with"):
+        table.add_column(name, no_wrap=name in ("target", "built with"))
+    for target in targets:
+        table.add_row(
+            target.name,
+            target.gpu,
+            target.compute_capability,
+            f"{target.memory_gib:g} GiB",
+            ", ".join(target.flavors),
+        )
+    console.print(table)
 
 
 def load_target(path: Path) -> Target:

@@ -1,7 +1,7 @@
 """Small SVG charts that take their colours from the page's style sheet.
 
-matplotlib's SVG has its colours baked in; these follow light, dark and print, and their text is the page's text.
-A `Plot` collects marks in data coordinates; `svg` draws them. Every text is escaped.
+matplotlib's SVG has its colours baked in; these follow light, dark and print, and their text is the page's
+text. A `Plot` collects marks in data coordinates; `svg` draws them. Every text is escaped.
 """
 
 from __future__ import annotations
@@ -27,23 +27,16 @@ class Axis:
         high: value at the end, greater than `low`.
         ticks: values with their labels.
         title: quantity and unit.
-        log: whether it is logarithmic.
     """
 
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
     title: str = ""
-    log: bool = False
 
     def place(self, value: float) -> float:
         """Where `value` lies, 0 at the start and 1 at the end; what is outside is put on the edge."""
-        low, high, at = (
-            (math.log(self.low), math.log(self.high), math.log(max(value, self.low)))
-            if self.log
-            else (self.low, self.high, value)
-        )
-        return min(1.0, max(0.0, (at - low) / (high - low)))
+        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
 
 def axis(values: Iterable[float | None], title: str, *, zero: bool = False, ticks: int = 5) -> Axis:
@@ -130,13 +123,14 @@ class Plot:
             )
 
     def label(self, x: float, y: float, text: str) -> None:
-        """A word beside a point, on the side where there is room."""
+        """A word below a point, on the side where there is room."""
         across, down = self._across(x), self._down(y)
         left = across > self.width - 120
-        below = down < TOP + 26
+        below = down < self._bottom - 20
         self.marks.append(
             f'<text class="mark-text" text-anchor="{"end" if left else "start"}" '
-            f'x="{across + (-7 if left else 7):.1f}" y="{down + (15 if below else -6):.1f}">{escape(text)}</text>'
+            f'x="{across + (-7 if left else 7):.1f}" y="{down + (15 if below else -6):.1f}">'
+            f"{escape(text)}</text>"
         )
 
     def svg(self, description: str) -> Markup:
@@ -159,8 +153,8 @@ class Plot:
     def _dot(self, x: float, y: float, radius: float, style: str, tooltip: str = "") -> None:
         title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
         self.marks.append(
-            f'<circle class="{style}" cx="{self._across(x):.1f}" cy="{self._down(y):.1f}" r="{radius}">{title}'
-            "</circle>"
+            f'<circle class="{style}" cx="{self._across(x):.1f}" cy="{self._down(y):.1f}" r="{radius}">'
+            f"{title}</circle>"
         )
 
     def _grid(self) -> str:
@@ -176,7 +170,8 @@ class Plot:
         for value, label in self.x.ticks:
             across = self._across(value)
             parts.append(
-                f'<line class="axis" x1="{across:.1f}" x2="{across:.1f}" y1="{bottom}" y2="{bottom + TICK_LENGTH}"/>'
+                f'<line class="axis" x1="{across:.1f}" x2="{across:.1f}" '
+                f'y1="{bottom}" y2="{bottom + TICK_LENGTH}"/>'
             )
             if self.x_labels:
                 parts.append(

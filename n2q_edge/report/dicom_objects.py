@@ -25,7 +25,7 @@ from pydicom.uid import generate_uid
 from n2q_edge.assess import SeriesReport, SliceResult, worst_slices
 from n2q_edge.atomic import make_folder
 from n2q_edge.dicom import codes
-from n2q_edge.dicom.context import NotWrittenError, SourceContext, read_context
+from n2q_edge.dicom.context import NotWrittenError, SourceContext, checking_source, read_context
 from n2q_edge.dicom.overlay import RgbArray, overlay, secondary_capture
 from n2q_edge.dicom.parametric_map import (
     NOISE,
@@ -70,7 +70,7 @@ class NotWritten:
     """An object that could not be made, and why.
 
     Attributes:
-        kind: as in `WrittenObject`.
+        kind: as in `WrittenObject`, or `all`.
         reason: of `dicom.context.NOT_WRITTEN_REASONS`.
         detail: for people.
     """
@@ -88,8 +88,9 @@ class SeriesObjects:
     written: list[WrittenObject] = field(default_factory=list)
     not_written: list[NotWritten] = field(default_factory=list)
 
-
-KINDS = ("quality_map", "noise_map", "structured_report", "overlay")
+    def leave_out(self, reason: str, detail: str) -> None:
+        """No object of the series can be made."""
+        self.not_written = [NotWritten("all", reason, detail)]
 
 
 class DicomWriter:
@@ -154,26 +155,18 @@ class DicomWriter:
     def finish(self, report: SeriesReport) -> None:
         """Write the objects of the series whose slices came."""
         objects = SeriesObjects(report.number)
+        if self._current is not None:
+            try:
+                self._write(report, self._current, objects)
+                self._current = None
+            except OutputError as error:
+                self._fail(error)
+        elif not self.error:
+            objects.leave_out("nothing_scored", "no slice of the series has a result")
+        if self.error:
+            objects.written.clear()
+            objects.leave_out("output_failed", str(self.error))
         self.series.append(objects)
-        if self._current is None:
-            if not self.error:
-                objects.not_written += [
-                    NotWritten(kind, "nothing_scored", "no slice of the series has a result")
-                    for kind in KINDS
-                ]
-            return
-        try:
-            staged = self._write(report, self._current, objects)
-            folder = self.folder / f"series{report.number:03d}"
-            with _output(folder):
-                self._current.folder.rename(folder)
-            objects.written += [
-                WrittenObject(kind, folder / name, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
-                for kind, name, dataset in staged
-            ]
-            self._current = None
-        except OutputError as error:
-            self._fail(error)
 
     def close(self) -> None:
         """Remove what an interrupted series has left."""
@@ -191,7 +184,21 @@ class DicomWriter:
         self.error = error
         self.close()
 
-    def _write(
+    def _write(self, report: SeriesReport, collected: _Collected, objects: SeriesObjects) -> None:
+        """Write into the hidden folder, then give it its name."""
+        staged = self._stage(report, collected, objects)
+        folder = self.folder / f"series{report.number:03d}"
+        with _output(folder):
+            if staged:
+                collected.folder.rename(folder)
+            else:
+                collected.folder.rmdir()
+        objects.written += [
+            WrittenObject(kind, folder / name, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
+            for kind, name, dataset in staged
+        ]
+
+    def _stage(
         self, report: SeriesReport, collected: _Collected, objects: SeriesObjects
     ) -> list[tuple[str, str, Dataset]]:
         """Write into the hidden folder; kind, file name and data set of every object."""
@@ -201,7 +208,7 @@ class DicomWriter:
             refs = [result.ref for result in collected.results]
             context = read_context(refs, series.study_instance_uid, series.series_instance_uid)
         except NotWrittenError as error:
-            objects.not_written += [NotWritten(kind, error.reason, str(error)) for kind in KINDS]
+            objects.leave_out(error.reason, str(error))
             collected.remove_pixels()
             return []
         job = _Job(context, collected, self._algorithm, FIRST_SERIES_NUMBER + 10 * report.number)
@@ -219,7 +226,7 @@ class DicomWriter:
         for kind, write in writers:
             try:
                 for name, dataset in write():
-                    staged.append((kind, name, _without_pixels(dataset)))
+                    staged.append((kind, name, _reference(dataset)))
             except NotWrittenError as error:
                 objects.not_written.append(NotWritten(kind, error.reason, str(error)))
         collected.remove_pixels()
@@ -263,11 +270,12 @@ def _verdict(report: SeriesReport, policy: Policy | None) -> Code | None:
     return Code(verdict.dicom_code, "DCM", verdict.meaning) if verdict else None
 
 
-def _without_pixels(dataset: Dataset) -> Dataset:
-    """A written object as it is referred to: its pixels need not stay in memory."""
-    if "PixelData" in dataset:
-        del dataset.PixelData
-    return dataset
+def _reference(dataset: Dataset) -> Dataset:
+    """What it takes to name a written object; the rest need not stay in memory."""
+    reference = Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(reference, keyword, dataset[keyword].value)
+    return reference
 
 
 def _algorithm(spec: ModelSpec, runtime: Mapping[str, Any]) -> Algorithm:
@@ -404,7 +412,8 @@ class _Job:
                 instance_number=number,
             )
             file = f"overlay_{number:04d}.dcm"
-            write_dataset(self.collected.folder / file, dataset)
+            with checking_source():
+                write_dataset(self.collected.folder / file, dataset)
             yield file, dataset
 
     def report(
@@ -419,7 +428,8 @@ class _Job:
             evidence=[dataset for kind, _, dataset in others if kind.endswith("_map")],
             verdict=verdict,
         )
-        write_dataset(self.collected.folder / "report.dcm", dataset)
+        with checking_source():
+            write_dataset(self.collected.folder / "report.dcm", dataset)
         yield "report.dcm", dataset
 
 

@@ -22,15 +22,21 @@ from n2q_edge.report.text import number, percent
 from n2q_edge.spec import ModelSpec
 
 MAX_SLICE_PICTURES = 60
-"""Over all series of a run, so that the page of a whole tree still opens; every series keeps its worst slice."""
+"""Over all series of a run, so that the page of a whole tree still opens; all keep their worst slice."""
 
 FLAGS = {
     **SERIES_FLAGS,
     **SLICE_FLAGS,
     NO_BODY: "no patient was found in the slice; it has no scores",
-    NOISE_DISAGREEMENT: "the model's noise and the noise measured without a model differ by more than a factor of "
+    NOISE_DISAGREEMENT: "the model's noise and the noise measured without it differ by more than a factor of "
     f"{NOISE_RATIO_LIMIT:g}: the model may be out of its domain",
 }
+CAUTIONS = {
+    NOISE_DISAGREEMENT: ("In {} the model and a model-free measure disagree on the noise", 0.1),
+    "lossy_compressed": ("{} were lossily compressed, which changes noise", 0.0),
+    NO_BODY: ("No patient was found in {}; they are not scored", 0.0),
+}
+"""Flag: what to say at the top, and over which share of the slices; a few disagree in most series."""
 REASONS = {reason.value: reason.description for kind in (Reason, ModelReason) for reason in kind}
 PROTOCOL = (
     ("series_description", "Series", ""),
@@ -38,6 +44,7 @@ PROTOCOL = (
     ("body_part", "Body part", ""),
     ("manufacturer", "Manufacturer", ""),
     ("model", "Scanner", ""),
+    ("station", "Station", ""),
     ("kvp", "Tube voltage", "kV"),
     ("tube_current_ma", "Tube current", "mA"),
     ("exposure_mas", "Exposure", "mAs"),
@@ -83,9 +90,9 @@ def to_html(document: dict[str, Any], assessment: Assessment) -> str:
 
 
 def _overall(series: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The worst verdict of all series, and how many share each."""
+    """The worst verdict of the series that were judged, and how many share each."""
     counts = Counter(entry["verdict"]["code"] for entry in series if entry["slices"])
-    order = ("unusable", "usable_does_not_meet", None, "usable")
+    order = ("unusable", "usable_does_not_meet", "usable", None)
     worst = next((code for code in order if counts[code]), None)
     return {"code": worst, "counts": [(code, counts[code]) for code in order if counts[code]]}
 
@@ -105,6 +112,7 @@ def _series(
         "cautions": _cautions(entry),
         "figures": _figures(entry),
         "protocol": _protocol(entry["protocol"]),
+        "regions": sorted(entry["summary"]["regions"], key=lambda region: region["mean"]),
         "charts": _charts(entry, document),
         "histogram": _histogram(slices, document["settings"]["quality_threshold"]),
         "worst": [(by_number[result.number], *_picture_uris(result.images, spec)) for result in shown],
@@ -126,14 +134,10 @@ def _cautions(entry: dict[str, Any]) -> list[str]:
     counts = Counter(flag for item in entry["slices"] for flag in item["flags"])
     total = len(entry["slices"])
     return [
-        text.format(count=counts[flag], total=total)
-        for flag, text in (
-            (NOISE_DISAGREEMENT, "In {count} of {total} slices the model and a model-free measure disagree on the noise"),
-            ("lossy_compressed", "{count} of {total} slices were lossily compressed, which hides noise"),
-            (NO_BODY, "No patient was found in {count} of {total} slices; they are not scored"),
-        )
-        if counts[flag]
-    ]  # fmt: skip
+        text.format(f"{counts[flag]} of {total} slices")
+        for flag, (text, share) in CAUTIONS.items()
+        if counts[flag] > share * total
+    ]
 
 
 def _figures(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -152,7 +156,7 @@ def _figures(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         (
             "Noise",
-            f"{number(summary['noise_hu_median'], 1)} HU",
+            "–" if summary["noise_hu_median"] is None else f"{summary['noise_hu_median']:.1f} HU",
             f"the model says {model_noise[len(model_noise) // 2]:.1f}" if model_noise else "model-free",
         ),
         ("Slices", str(summary["slices"]), f"{summary['slices_scored']} scored"),
@@ -177,14 +181,12 @@ def _charts(entry: dict[str, Any], document: dict[str, Any]) -> list[Markup]:
     """Quality, noise and dose along z, on one horizontal axis."""
     slices = entry["slices"]
     positions = [item["position_mm"] for item in slices]
-    known = all(position is not None for position in positions)
-    where = [float(item["position_mm"] if known else item["number"]) for item in slices]
-    along = axis(where, "position along z, mm" if known else "slice number", ticks=8)
-    along = Axis(
-        min(where), max(where) if max(where) > min(where) else min(where) + 1, along.ticks, along.title
-    )
-    inside = tuple(tick for tick in along.ticks if along.low <= tick[0] <= along.high)
-    along = Axis(along.low, along.high, inside, along.title)
+    usable = None not in positions and len(set(positions)) > 1
+    where = [float(item["position_mm"] if usable else item["number"]) for item in slices]
+    round_axis = axis(where, "position along z, mm" if usable else "slice number", ticks=8)
+    low, high = (min(where), max(where)) if len(set(where)) > 1 else (round_axis.low, round_axis.high)
+    inside = tuple(tick for tick in round_axis.ticks if low <= tick[0] <= high)
+    along = Axis(low, high, inside, round_axis.title)
     return [
         _quality_chart(entry, where, along),
         _noise_chart(slices, where, along),
@@ -196,7 +198,7 @@ def _quality_chart(entry: dict[str, Any], where: list[float], along: Axis) -> Ma
     slices, summary = entry["slices"], entry["summary"]
     means = [item["quality"]["mean"] for item in slices]
     scale = Axis(0, 1, tuple((tick / 5, f"{tick / 5:.1f}") for tick in range(6)), "quality, SSIM")
-    plot = Plot(along, scale, height=210, x_labels=False)
+    plot = Plot(along, scale, height=240, x_labels=False)
     plot.band(where, [item["quality"]["p05"] for item in slices], means)
     for standard, label in (("meets", "meets the standard"), ("usable", "usable")):
         limits = entry["verdict"]["limits"]
@@ -237,7 +239,7 @@ def _noise_chart(slices: list[dict[str, Any]], where: list[float], along: Axis) 
 
 
 def _dose_chart(slices: list[dict[str, Any]], where: list[float], along: Axis, levels: list[float]) -> Markup:
-    # Levels, not amounts: the model tells classes apart, and 50 and 75 % would nearly touch on any true scale.
+    # Levels, not amounts: 50 and 75 % would nearly touch on a true scale.
     ticks = tuple((float(row), percent(level)) for row, level in enumerate(levels))
     plot = Plot(along, Axis(-0.5, len(levels) - 0.5, ticks, "looks like"), height=150)
     row = {level: float(index) for index, level in enumerate(levels)}
@@ -278,11 +280,8 @@ def _histogram(slices: list[dict[str, Any]], threshold: float) -> Markup | None:
     edges = [index / len(counts) for index in range(len(counts) + 1)]
     scale = Axis(0, 1, tuple((tick / 5, f"{tick / 5:.1f}") for tick in range(6)), "predicted SSIM of a pixel")
     plot = Plot(scale, axis(share, "body pixels, %", zero=True, ticks=4), width=420, height=230)
-    plot.bars(
-        edges,
-        share,
-        [f"{low:.2f} to {high:.2f}: {part:.1f} %" for low, high, part in zip(edges, edges[1:], share, strict=False)],
-    )  # fmt: skip
+    spans = zip(edges, edges[1:], share, strict=False)
+    plot.bars(edges, share, [f"{low:.2f} to {high:.2f}: {part:.1f} %" for low, high, part in spans])
     below = sum(part for edge, part in zip(edges, share, strict=False) if edge < threshold - 1e-9)
     return plot.svg(
         f"Histogram of the quality of all body pixels; {below:.1f} percent are below {threshold:g}"
@@ -293,7 +292,10 @@ def _flags(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Flag, where it holds, what it means."""
     counts = Counter(flag for item in entry["slices"] for flag in item["flags"])
     rows = [(flag, "series", FLAGS.get(flag, "")) for flag in entry["flags"]]
-    return rows + [(flag, f"{count} slices", FLAGS.get(flag, "")) for flag, count in counts.most_common()]
+    return rows + [
+        (flag, f"{count} slice{'s' if count > 1 else ''}", FLAGS.get(flag, ""))
+        for flag, count in counts.most_common()
+    ]
 
 
 def _by_reason(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The quality map as colour over its slice: what is good stays grey, what is bad glows.
 
-The colour is matplotlib's inferno, dark at good and bright at bad quality, and its opacity grows with 1 - SSIM:
-anatomy stays readable where there is nothing to see, and brightness alone tells good from bad without colour.
+The colour is matplotlib's inferno, dark at good and bright at bad quality, and its opacity grows with 1 -
+SSIM: anatomy stays readable where there is nothing to see, and brightness alone tells good from bad without
+colour.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def pictures(images: SliceImages, spec: ModelSpec) -> tuple[bytes, bytes]:
     """The slice and its overlay, cut to the body.
 
     Returns:
-        PNG of the slice in the model's window (lossless: its noise is what this is about), JPEG of the overlay.
+        PNG of the slice in the model's window (lossless: its noise is what this is about), JPEG of the
+        overlay.
     """
     cut = _around(images.mask)
     background = grey(images.hu[cut], spec)

@@ -32,7 +32,7 @@ PROTOCOL_UNITS = {"kvp": "kV", "exposure_mas": "mAs", "ctdivol": "mGy", "slice_t
 
 
 def render(assessment: Assessment, console: Console, *, worst: int, policy: Policy | None = None) -> None:
-    """Print series by series, then what was rejected and skipped; the default policy judges if none is given."""
+    """Print series by series, then what was rejected and skipped; without a policy the default judges."""
     policy = policy or load_policy()
     for report in assessment.series:
         if report.slices:

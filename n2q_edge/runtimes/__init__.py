@@ -7,7 +7,16 @@ from typing import Protocol
 
 from n2q_edge import models
 from n2q_edge.errors import MissingDependencyError, ModelError, UsageError
-from n2q_edge.runtimes import openvino_cpu, ort, ort_cuda, ort_tensorrt, torch_cpu
+from n2q_edge.runtimes import (
+    openvino_cpu,
+    ort,
+    ort_cuda,
+    ort_tensorrt,
+    ort_tensorrt_rtx,
+    tensorrt,
+    tensorrt_pycuda,
+    torch_cpu,
+)
 from n2q_edge.runtimes.base import Inference, InferTiming, Runtime
 from n2q_edge.runtimes.contract import Choice
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
@@ -45,7 +54,10 @@ RUNTIMES: dict[str, RuntimeModule] = {
     "onnxruntime": ort,
     "onnxruntime-cuda": ort_cuda,
     "onnxruntime-tensorrt": ort_tensorrt,
+    "onnxruntime-tensorrt-rtx": ort_tensorrt_rtx,
     "openvino": openvino_cpu,
+    "tensorrt": tensorrt,
+    "tensorrt-pycuda": tensorrt_pycuda,
     "torch": torch_cpu,
 }
 
@@ -63,10 +75,10 @@ def open_model(path: Path | None = None, runtime: str = AUTO, threads: int | Non
     """Open a model.
 
     Args:
-        path: an ONNX file or a checkpoint; None is the released model.
-        runtime: a name of `RUNTIMES`, or `auto`: among the installed CPU runtimes for this file the one
-            measured fastest for its network. GPU runtimes are taken only by name. `describe()` says which it
-            is, and why.
+        path: an ONNX file, a TensorRT engine or a checkpoint; None is the released model.
+        runtime: a name of `RUNTIMES`, or `auto`: `tensorrt` for an engine; for an ONNX file the CPU runtime,
+            among those installed, that was measured fastest for its network. ONNX files get a GPU only by
+            name. `describe()` says which it is, and why.
         threads: CPU threads; None is one for each physical core.
 
     Raises:
@@ -86,7 +98,10 @@ def open_model(path: Path | None = None, runtime: str = AUTO, threads: int | Non
         return _open_fastest(model, threads)
     module = RUNTIMES[runtime]
     if model.path.suffix.lower() not in module.SUFFIXES:
-        raise UsageError(f"runtime {runtime!r} opens {', '.join(module.SUFFIXES)} files, not {model.path}")
+        hint = ": build one with 'n2q-edge build'" if module.SUFFIXES == tensorrt.SUFFIXES else ""
+        raise UsageError(
+            f"runtime {runtime!r} opens {', '.join(module.SUFFIXES)} files, not {model.path}{hint}"
+        )
     return module.open(model, threads, Choice("user", "named by the caller"))
 
 
@@ -97,10 +112,6 @@ def _read(path: Path | None, runtime: str) -> ModelFile:
             return read_model_file(released.checkpoint, released.checkpoint_sha256)
         return read_model_file(released.onnx, released.sha256)
     suffix = path.suffix.lower()
-    if suffix == ".engine":
-        raise ModelError(
-            f"{path} is a TensorRT engine, which this release cannot open yet: use its ONNX file"
-        )
     known = sorted({suffix for module in RUNTIMES.values() for suffix in module.SUFFIXES})
     if suffix not in known:
         raise ModelError(f"{path} is no model file by its name: expected one of {', '.join(known)}")
@@ -110,6 +121,8 @@ def _read(path: Path | None, runtime: str) -> ModelFile:
 def _open_fastest(model: ModelFile, threads: int) -> Runtime:
     if model.path.suffix.lower() in torch_cpu.SUFFIXES:
         return torch_cpu.open(model, threads, Choice(AUTO, "only torch opens checkpoints"))
+    if model.path.suffix.lower() in tensorrt.SUFFIXES:
+        return tensorrt.open(model, threads, Choice(AUTO, "only TensorRT opens engines"))
     installed = [name for name in CPU_RUNTIMES if RUNTIMES[name].is_available()]
     if not installed:
         raise MissingDependencyError("no runtime for ONNX files is installed: pip install 'n2q-edge[cpu]'")

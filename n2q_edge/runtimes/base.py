@@ -45,11 +45,15 @@ class Inference:
 
 
 class Runtime(Protocol):
-    """A model opened by one inference library. A context manager; `infer` is not re-entrant."""
+    """A model opened by one inference library. A context manager."""
 
     @property
     def spec(self) -> ModelSpec:
         """The model's spec."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many threads may be inside `infer` at once, and should, where many slices wait."""
 
     def describe(self) -> dict[str, Any]:
         """Name, version, device, threads and options of the runtime, for the report."""

@@ -1,7 +1,7 @@
-"""The few things an engine needs of CUDA: a device, memory, a stream, events, a graph. Through `cuda-bindings`.
+"""What an engine needs of CUDA: a device, memory, a stream, events, a graph. Through `cuda-bindings`.
 
-`cuda_pycuda` offers the same through PyCUDA. Both work in the device's primary context, the one that PyTorch and
-ONNX Runtime use, so that all of them can live in one process.
+`cuda_pycuda` offers the same through PyCUDA. Both work in the device's primary context, the one that PyTorch
+and ONNX Runtime use, so that all of them can live in one process.
 """
 
 from __future__ import annotations
@@ -147,8 +147,10 @@ class CudaBindings:
         try:
             self._call("cuInit", 0)
             self._handle = self._call("cuDeviceGet", 0)
-        except (ModelError, RuntimeError, ImportError, OSError) as error:  # no libcuda: some own exception
+        except ModelError as error:
             raise no_gpu(first_line(error)) from None
+        except (RuntimeError, ImportError, OSError):  # cuda-bindings' own, and it differs between versions
+            raise no_gpu("no NVIDIA driver: libcuda is not there") from None
         self.device = self._describe()
         self._context = self._call("cuDevicePrimaryCtxRetain", self._handle)
         self.activate()

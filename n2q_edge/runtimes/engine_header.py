@@ -1,15 +1,15 @@
 """The header of an engine file, as far as it is known: enough to tell what wrote it, without a GPU.
 
-NVIDIA does not document it. Read off engines of TensorRT for RTX 1.7: bytes 0-3 are `vtrt`, 16-23 the length of
-the whole file, 24-27 the version of the library (major, minor, patch, build), all little-endian.
+NVIDIA does not document it. Read off engines of TensorRT for RTX 1.7: bytes 0-3 are `vtrt`, 16-23 the length
+of the whole file (little-endian), 24-27 the version of the library (major, minor, patch, build).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from n2q_edge.runtimes.tensorrt_library import FLAVORS, Flavor
 from n2q_edge.errors import ModelError
+from n2q_edge.runtimes.tensorrt_library import FLAVORS, Flavor
 
 MAGIC = b"vtrt"
 SIZE = 64  # `Runtime.engine_header_size`
@@ -42,9 +42,13 @@ def read_header(data: bytes, source: str) -> PlanHeader:
     for flavor in FLAVORS.values():
         if version[0] in flavor.majors:
             return PlanHeader(version, flavor, int.from_bytes(data[16:24], "little"))
-    known = ", ".join(f"{flavor.name} {flavor.majors}" for flavor in FLAVORS.values())
+    known = ", ".join(
+        f"{flavor.name} {' and '.join(f'{major}.x' for major in flavor.majors)}"
+        for flavor in FLAVORS.values()
+    )
     raise ModelError(
-        f"{source} was built with TensorRT {'.'.join(map(str, version))}, n2q-edge knows {known}: build it again"
+        f"{source} was built with TensorRT {'.'.join(map(str, version))}, n2q-edge knows {known}: "
+        "build it again with 'n2q-edge build'"
     )
 
 

@@ -81,6 +81,11 @@ class OpenVinoModel:
         """The model's spec."""
         return self._spec
 
+    @property
+    def concurrency(self) -> int:
+        """One inference takes all threads."""
+        return 1
+
     def describe(self) -> dict[str, Any]:
         """Name, version, provider, device and threads."""
         return dict(self._description)

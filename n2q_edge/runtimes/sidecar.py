@@ -1,7 +1,7 @@
 """The sidecar: a JSON file beside an engine that says what went into it.
 
-An engine cannot be trusted by its bytes: two builds of one model differ, and it does not hold the model's spec.
-So its identity is the hash of its inputs, and the sidecar ties them to the file by SHA-256.
+An engine cannot be trusted by its bytes: two builds of one model differ, and it does not hold the model's
+spec. So its identity is the hash of its inputs, and the sidecar ties them to the file by SHA-256.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def check_file(engine: Path, data_sha256: str, length: int, sidecar: Sidecar) ->
     rebuild = sidecar.rebuild_command(engine)
     if length < sidecar.engine_bytes:
         raise ModelError(
-            f"{engine} is truncated ({length} of {sidecar.engine_bytes} bytes): copy it again or build it again: "
-            f"{rebuild}"
+            f"{engine} is truncated ({length} of {sidecar.engine_bytes} bytes): copy it again or build it "
+            f"again: {rebuild}"
         )
     raise ModelError(
         f"{engine} is not the file its sidecar describes (SHA-256 {data_sha256[:12]}..., expected "

@@ -1,8 +1,8 @@
 """TensorRT engines, of `tensorrt` and of `tensorrt_rtx`, on an NVIDIA GPU.
 
-What makes it fast: a static shape, page-locked buffers allocated once, a stream of its own, a warm-up, and then
-copy in, compute and copy out captured in one CUDA graph, so that a slice costs one launch. Where CPU and GPU
-share memory (Jetson) the buffers are mapped and nothing is copied.
+What makes it fast: a static shape, page-locked buffers allocated once, a stream of its own, a warm-up, and
+then copy in, compute and copy out captured in one CUDA graph, so that a slice costs one launch. Where CPU and
+GPU share memory (Jetson) the buffers are mapped and nothing is copied.
 
 Each thread that calls `infer` gets its own execution context, stream, buffers and graph (a "lane").
 """
@@ -80,8 +80,8 @@ def check_engine(model: ModelFile) -> Sidecar:
     check_file(model.path, model.sha256, len(model.data), sidecar)
     if header.flavor.name != sidecar.flavor or not same_version(header, sidecar.version):
         raise ModelError(
-            f"{model.path} was written by {header.flavor.name} {'.'.join(map(str, header.version))}, its sidecar "
-            f"says {sidecar.flavor} {sidecar.version}: {_rebuild(model, sidecar)}"
+            f"{model.path} was written by {header.flavor.name} {'.'.join(map(str, header.version))}, its "
+            f"sidecar says {sidecar.flavor} {sidecar.version}: {_rebuild(model, sidecar)}"
         )
     return sidecar
 
@@ -159,6 +159,11 @@ class TensorRTModel:
         """The model's spec."""
         return self._spec
 
+    @property
+    def concurrency(self) -> int:
+        """Two lanes: one is copied while the other computes."""
+        return 2
+
     def describe(self) -> dict[str, Any]:
         """Name, version, device, how it runs."""
         return dict(self._description)
@@ -224,20 +229,20 @@ class TensorRTModel:
         have = {name: tuple(engine.get_tensor_shape(name)) for name in names}
         if have != self._sidecar.shapes or set(have) != {INPUT_NAME, *self._spec.outputs}:
             raise ModelError(
-                f"{self._path}: its tensors are {have}, its sidecar says {self._sidecar.shapes}: build it again: "
-                f"{self._sidecar.rebuild_command(self._path)}"
+                f"{self._path}: its tensors are {have}, its sidecar says {self._sidecar.shapes}: build it "
+                f"again: {self._sidecar.rebuild_command(self._path)}"
             )
 
     def _lane(self) -> _Lane:
         """This thread's lane; the first call of a thread makes it and warms it up."""
-        if not hasattr(self._lanes, "lane"):
+        lane: _Lane | None = getattr(self._lanes, "lane", None)
+        if lane is None:
             with self._lock:  # contexts of one engine are made one at a time
                 self._cuda.activate()
                 lane = _Lane(self._trt, self._cuda, self._engine, self._cache, self._sidecar, self._log)
                 self._all_lanes.append(lane)
             self._lanes.lane = lane
-        made: _Lane = self._lanes.lane
-        return made
+        return lane
 
 
 class _Lane:
@@ -251,16 +256,24 @@ class _Lane:
         if self._context is None:
             raise ModelError(f"TensorRT cannot run the engine: {_last_error(log)} (out of GPU memory?)")
         self._stream = access.new_stream()
-        self._events = [access.new_event() for _ in range(4)]
-        self._buffers = {
-            name: access.new_buffer(shape, _dtype(trt, engine, name), mapped=access.device.integrated)
-            for name, shape in sidecar.shapes.items()
-        }
-        self._outputs = [buffer for name, buffer in self._buffers.items() if name != INPUT_NAME]
-        for name, buffer in self._buffers.items():
-            self._context.set_tensor_address(name, buffer.device)
+        self._events: list[Any] = []
+        self._buffers: dict[str, Buffer] = {}
         self._graph: Any = None
-        self.graph_note = self._warm_up()
+        try:
+            self._allocate(trt, engine, sidecar)
+            self.graph_note = self._warm_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def _allocate(self, trt: ModuleType, engine: Any, sidecar: Sidecar) -> None:
+        context, access = self._context, self._cuda
+        self._events += [access.new_event() for _ in range(4)]
+        for name, shape in sidecar.shapes.items():
+            dtype = _dtype(trt, engine, name)
+            self._buffers[name] = access.new_buffer(shape, dtype, mapped=access.device.integrated)
+            context.set_tensor_address(name, self._buffers[name].device)
+        self._outputs = [buffer for name, buffer in self._buffers.items() if name != INPUT_NAME]
 
     @property
     def _input(self) -> Buffer:

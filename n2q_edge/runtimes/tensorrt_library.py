@@ -1,7 +1,7 @@
 """NVIDIA's two engine libraries: `tensorrt` and `tensorrt_rtx` (TensorRT for RTX). One API, two packages.
 
-An engine of one is foreign to the other. Their differences are met with `hasattr`, their enums by name: values
-moved between versions. `tests/data/api_surface/` holds what each version offers.
+An engine of one is foreign to the other. Their differences are met with `hasattr`, their enums by name:
+values moved between versions. `tests/data/api_surface/` holds what each version offers.
 """
 
 from __future__ import annotations

@@ -66,6 +66,11 @@ class TorchModel:
         """The model's spec."""
         return self._spec
 
+    @property
+    def concurrency(self) -> int:
+        """One inference takes all threads."""
+        return 1
+
     def describe(self) -> dict[str, Any]:
         """Name, version, provider, device and threads."""
         return dict(self._description)

@@ -87,6 +87,7 @@ def fit(
     run = _start(recipe, device)
     if state_file.exists():
         _restore(run, state_file, device)
+        run.progress.fraction = _fraction(run.progress, settings, minutes)  # the budget may have grown
     pending: list[dict[str, float]] = []
     last_save = time.perf_counter()
     run.network.train()

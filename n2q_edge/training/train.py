@@ -22,6 +22,7 @@ from n2q_edge.training.recipe import Recipe, load_recipe, settings_dict
 from n2q_edge.training.sampling import Sampler
 
 DEFAULT_RUNS = Path("runs")
+LOSS_POINTS = 50  # of the loss curve that the metrics file keeps
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def _write(
     checkpoint_file = out / recipe.checkpoint.name
     metrics_file = checkpoint_file.with_suffix(".metrics.json")
     checkpoint.save(checkpoint_file, spec, weights)
-    document = {"model": spec.name, "version": spec.version, "test": metrics, "history": run.progress.history}
+    history = run.progress.history[:: max(1, len(run.progress.history) // LOSS_POINTS)]
+    document = {"model": spec.name, "version": spec.version, "test": metrics, "history": history}
     write_file(metrics_file, (json.dumps(document, indent=1) + "\n").encode())
     return TrainResult(checkpoint_file, metrics_file, metrics, run.progress)
 

@@ -1,1 +1,1 @@
-"""Quality over time: an SQLite file of slice scores, statistics with control limits, a table, CSV and a page."""
+"""Quality over time: an SQLite file of slice scores; control limits, a table, CSV and a page from it."""

@@ -1,9 +1,9 @@
 """Control limits for individual values (I-MR chart), and how quality follows dose.
 
-Limits: centre line at the median, limits 3 sigma away, sigma estimated as the median moving range over 0.954 (the
-median of the range of two normal values: d4 of Wheeler, "Advanced Topics in Statistical Process Control", 1995; so
-the limits lie at 3.145 median moving ranges). Medians, because a few bad scans must not widen the limits that are to
-find them.
+Limits: centre line at the median, limits 3 sigma away, sigma estimated as the median moving range over 0.954
+(the median of the range of two normal values: d4 of Wheeler, "Advanced Topics in Statistical Process
+Control", 1995; so the limits lie at 3.145 median moving ranges). Medians, because a few bad scans must not
+widen the limits that are to find them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 MIN_VALUES = 12
 """With fewer the limits are no better than a guess, so none are given."""
@@ -53,7 +54,7 @@ def control_limits(values: Sequence[float]) -> Limits | None:
 
 def moving_ranges(values: Sequence[float]) -> list[float]:
     """Distances between neighbours."""
-    return [abs(after - before) for before, after in zip(values, values[1:], strict=False)]
+    return [abs(after - before) for before, after in pairwise(values)]
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:

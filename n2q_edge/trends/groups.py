@@ -13,12 +13,14 @@ from typing import Any
 from n2q_edge.errors import UsageError
 from n2q_edge.policy import Judgement, Policy
 from n2q_edge.report.text import printable
-from n2q_edge.trends.control import Limits, control_limits, moving_ranges
+from n2q_edge.trends.control import Limits, control_limits
 from n2q_edge.trends.store import StoredSeries
 
 KEYS: dict[str, Callable[[dict[str, Any]], str]] = {
     "protocol": lambda protocol: protocol["protocol_name"] or "",
-    "scanner": lambda protocol: " ".join(filter(None, (protocol["manufacturer"], protocol["model"]))),
+    "scanner": lambda protocol: " ".join(
+        filter(None, (protocol["manufacturer"], protocol["model"], protocol["station"]))
+    ),
     "kernel": lambda protocol: protocol["kernel"] or "",
     "body_part": lambda protocol: protocol["body_part"] or "",
 }
@@ -121,27 +123,16 @@ def group(stored: Sequence[StoredSeries], by: Sequence[str], policy: Policy) -> 
 def _group(keys: tuple[str, ...], ai_model: str, members: list[StoredSeries], policy: Policy) -> Group:
     qualities = [statistics.fmean(series.qualities) for series in members]
     limits = control_limits(qualities)
-    jumps = [0.0, *moving_ranges(qualities)]
     points = tuple(
         Point(
             series,
             quality,
             policy.judge(series.protocol, series.qualities),
-            _why_outlier(quality, jump, limits),
+            f"outside {limits.low:.3f} to {limits.high:.3f}" if limits and limits.outside(quality) else None,
         )
-        for series, quality, jump in zip(members, qualities, jumps, strict=True)
+        for series, quality in zip(members, qualities, strict=True)
     )
     return Group(keys, ai_model, points, limits)
-
-
-def _why_outlier(quality: float, jump: float, limits: Limits | None) -> str | None:
-    if limits is None:
-        return None
-    if limits.outside(quality):
-        return f"outside {limits.low:.3f} to {limits.high:.3f}"
-    if jump > limits.moving_range:
-        return f"{jump:.3f} from the series before, over {limits.moving_range:.3f}"
-    return None
 
 
 def to_csv(groups: Sequence[Group], by: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The page of `n2q-edge trend -o`: one offline file with control charts, quality against dose, and outliers."""
+"""The page of `n2q-edge trend -o`: one offline file with control charts, quality against dose, outliers."""
 
 from __future__ import annotations
 

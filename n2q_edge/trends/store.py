@@ -1,11 +1,12 @@
 """The trend database: one SQLite file of slice scores.
 
-Scores are stored, verdicts are not: a policy is applied when the data is read, so thresholds can change later.
+Scores are stored, verdicts are not: a policy is applied when the data is read, so thresholds can change
+later.
 
-A slice is known by its SOP Instance UID, its frame and the model's SHA-256: assessing it again replaces its scores
-and adds nothing. Without `with_phi` the file holds no identifier of a patient: UIDs are replaced by an HMAC-SHA-256
-under a salt, and paths, dates of the scan and free-text descriptions are left out. The salt lies beside the
-database, not in it: who gets the database alone cannot test whether a UID they know is in it.
+A slice is known by its SOP Instance UID, its frame and the model's SHA-256: assessing it again replaces its
+scores and adds nothing. Without `with_phi` the file holds no identifier of a patient: UIDs are replaced by an
+HMAC-SHA-256 under a salt, and paths, dates of the scan and free-text descriptions are left out. The salt lies
+beside the database, not in it: who gets the database alone cannot test whether a UID they know is in it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ SALT_CHECK = "n2q-edge"
 PROTOCOL = (
     "manufacturer",
     "model",
+    "station",
     "body_part",
     "protocol_name",
     "kernel",
@@ -52,9 +54,9 @@ MIGRATIONS = (
         version TEXT NOT NULL, dose_levels TEXT NOT NULL);
     CREATE TABLE series (id INTEGER PRIMARY KEY, ai_model INTEGER NOT NULL REFERENCES ai_model,
         study_uid TEXT NOT NULL, series_uid TEXT NOT NULL, stack INTEGER NOT NULL, series_description TEXT,
-        assessed TEXT NOT NULL, n2q_edge_version TEXT NOT NULL, manufacturer TEXT, model TEXT, body_part TEXT,
-        protocol_name TEXT, kernel TEXT, kvp REAL, tube_current_ma REAL, exposure_mas REAL, ctdivol REAL,
-        pitch REAL, slice_thickness_mm REAL, UNIQUE (ai_model, series_uid, stack));
+        assessed TEXT NOT NULL, n2q_edge_version TEXT NOT NULL, manufacturer TEXT, model TEXT, station TEXT,
+        body_part TEXT, protocol_name TEXT, kernel TEXT, kvp REAL, tube_current_ma REAL, exposure_mas REAL,
+        ctdivol REAL, pitch REAL, slice_thickness_mm REAL, UNIQUE (ai_model, series_uid, stack));
     CREATE TABLE slice (ai_model INTEGER NOT NULL REFERENCES ai_model, sop_uid TEXT NOT NULL,
         frame INTEGER NOT NULL, series INTEGER NOT NULL REFERENCES series, number INTEGER NOT NULL,
         position_mm REAL, quality_mean REAL, quality_p05 REAL, quality_histogram TEXT, dose_level REAL,
@@ -114,7 +116,8 @@ def append(path: Path, assessment: Assessment, *, with_phi: bool = False) -> App
     Args:
         path: the database.
         assessment: the run.
-        with_phi: keep UIDs and series descriptions as they are. A database is either with or without identity.
+        with_phi: keep UIDs and series descriptions as they are. A database is either with or without
+            identity.
 
     Raises:
         OutputError: it cannot be written, is locked for over a minute, or is no database.
@@ -169,8 +172,9 @@ def read(path: Path) -> list[StoredSeries]:
             )
         columns = ", ".join(f"series.{name}" for name in PROTOCOL)
         rows = connection.execute(
-            f"SELECT series.id, series_uid, stack, assessed, ai_model.name || ' ' || ai_model.version || ' ' || "
-            f"substr(sha256, 1, 12), {columns} FROM series JOIN ai_model ON ai_model.id = series.ai_model "
+            "SELECT series.id, series_uid, stack, assessed, "
+            "ai_model.name || ' ' || ai_model.version || ' ' || substr(sha256, 1, 12), "
+            f"{columns} FROM series JOIN ai_model ON ai_model.id = series.ai_model "
             "ORDER BY assessed, series.id"
         ).fetchall()
         return [_stored(connection, row) for row in rows]
@@ -230,7 +234,7 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Write-ahead log: readers never wait. The switch does not honour the busy timeout, so it is tried again."""
+    """Write-ahead log: readers never wait. The switch ignores the busy timeout, so it is tried again."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -250,7 +254,8 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
         raise UsageError(f"{path} is not a trend database of n2q-edge: choose another file")
     if version > len(MIGRATIONS):
         raise UsageError(
-            f"{path} was written by a newer n2q-edge (schema {version}, this one knows {len(MIGRATIONS)}): update"
+            f"{path} was written by a newer n2q-edge (schema {version}, this one knows {len(MIGRATIONS)}): "
+            "update n2q-edge"
         )
     return int(version)
 
@@ -307,7 +312,7 @@ def salt_file(path: Path) -> Path:
 
 
 def _new_salt(path: Path) -> bytes:
-    """A salt for a new database; only its owner can read it. The database is locked by now: no other makes one."""
+    """A salt for a new database, readable by its owner. The database is locked: nobody else makes one."""
     file = salt_file(path)
     if file.exists():
         return _read_salt(path)
@@ -328,13 +333,13 @@ def _read_salt(path: Path) -> bytes:
         salt = b""
     if len(salt) < 16:
         raise UsageError(
-            f"the salt {file} is missing or damaged: without it slices already in {path} would not be known again; "
-            "put it back, or start a new database"
+            f"the salt {file} is missing or damaged: without it slices already in {path} would not be known "
+            "again; put it back, or start a new database"
         )
     return salt
 
 
-# ----------------------------------------------------------------------------------------------------- storing
+# ---------------------------------------------------------------------------------------------------- storing
 
 
 def _store_model(connection: sqlite3.Connection, assessment: Assessment) -> int:

@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from n2q_edge.report.text import number, printable
-from n2q_edge.trends.control import MIN_VALUES
 from n2q_edge.trends.groups import Group
 
 
@@ -22,7 +21,7 @@ def render(groups: Sequence[Group], console: Console) -> None:
     for one in groups:
         verdicts = one.verdicts()
         below = verdicts["usable_does_not_meet"] + verdicts["unusable"]
-        limits = f"{one.limits.low:.3f}-{one.limits.high:.3f}" if one.limits else f"from {MIN_VALUES}"
+        limits = f"{one.limits.low:.3f}-{one.limits.high:.3f}" if one.limits else number(None, 0)
         table.add_row(
             Text(printable(one.name)),
             str(len(one.points)),
@@ -36,8 +35,9 @@ def render(groups: Sequence[Group], console: Console) -> None:
     console.print(table)
     for one in groups:
         for point in one.outliers:
-            text = f"{point.series.assessed}  {printable(one.name)}: quality {point.quality:.3f}, {point.outlier}"
-            console.print(Text(f"{text}  [{point.series.series_uid}]"), soft_wrap=True)
+            what = f"{printable(one.name)}: quality {point.quality:.3f}, {point.outlier}"
+            line = f"{point.series.assessed}  {what}  [{point.series.series_uid}]"
+            console.print(Text(line), soft_wrap=True)
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -356,12 +356,14 @@ def test_protocol(tmp_path: Path) -> None:
         ConvolutionKernel=["Br40d", "3"],
         SpiralPitchFactor=0.8,
         BodyPartExamined="CHEST",
+        StationName="CT1",
         ProtocolName="Lunge nüchtern",
     )
     (series,) = scan([save(data, tmp_path / "x.dcm")]).series
     assert series.protocol == {
         "manufacturer": "Acme",
         "model": "One",
+        "station": "CT1",
         "kvp": 120.0,
         "tube_current_ma": 250.0,
         "exposure_mas": 180.0,

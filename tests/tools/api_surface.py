@@ -2,10 +2,10 @@
 
     python tests/tools/api_surface.py
 
-needs Linux x86-64, gcc, pip and PyPI; no GPU. The wheels of `tensorrt-cu12-bindings` hold a compiled module whose
-libraries (libnvinfer, gigabytes) need not be there: the module takes nine functions from them and calls none when
-it is imported. So each wheel is unpacked beside empty libraries of the right names that define these functions,
-imported in a process of its own, and listed. `tensorrt_rtx` is imported as it is.
+needs Linux x86-64, gcc, pip and PyPI; no GPU. The wheels of `tensorrt-cu12-bindings` hold a compiled module
+whose libraries (libnvinfer, gigabytes) need not be there: the module takes nine functions from them and calls
+none when it is imported. So each wheel is unpacked beside empty libraries of the right names that define
+these functions, imported in a process of its own, and listed. `tensorrt_rtx` is imported as it is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             _write(name, _list_bindings(Path(folder), version))
     with tempfile.TemporaryDirectory() as folder:
-        _pip("install", "--target", folder, f"tensorrt-rtx-cu12-bindings=={RTX}", f"tensorrt-rtx-cu12-libs=={RTX}")
+        _pip(
+            "install",
+            "--target",
+            folder,
+            f"tensorrt-rtx-cu12-bindings=={RTX}",
+            f"tensorrt-rtx-cu12-libs=={RTX}",
+        )
         _write("tensorrt_rtx", _list("tensorrt_rtx_bindings", Path(folder)))
 
 

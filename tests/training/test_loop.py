@@ -79,6 +79,17 @@ def test_minutes_end_the_schedule(cached_slices: list[CachedSlice], tmp_path: Pa
     assert 0 < run.progress.step < 100_000
 
 
+def test_a_finished_run_goes_on_when_it_gets_more_minutes(
+    cached_slices: list[CachedSlice], tmp_path: Path
+) -> None:
+    one = recipe(100_000)
+    sampler = Sampler(cached_slices, one.spec, one.training)
+    first = fit(one, sampler, tmp_path / "state", device=CPU, minutes=0.005)
+    again = fit(one, sampler, tmp_path / "state", device=CPU, minutes=0.005)
+    more = fit(one, sampler, tmp_path / "state", device=CPU, minutes=0.02)
+    assert first.progress.step == again.progress.step < more.progress.step
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_in_the_project_loads(path: Path) -> None:
     from n2q_edge.network import build

@@ -21,6 +21,7 @@ from n2q_edge.trends import store
 from n2q_edge.trends.store import Appended, append, read, salt_file
 
 CtSeries = Callable[..., Path]
+TESTS = Path(__file__).parents[1]
 SECRETS = (b"SECRET", b"1.2.826.0.1.3680043.8.498.1", b"slice000", b"IN WORDS")
 
 
@@ -88,7 +89,7 @@ def test_protocol_and_histogram_are_kept(ct_series: CtSeries, tmp_path: Path) ->
     assert json.loads(str(histogram)) == list(quality.histogram)
 
 
-# ------------------------------------------------------------------------------------------------------ identity
+# --------------------------------------------------------------------------------------------------- identity
 
 
 def stored_bytes(folder: Path) -> bytes:
@@ -146,7 +147,7 @@ def test_identity_is_decided_once(ct_series: CtSeries, tmp_path: Path, first: bo
         append(db, assessment, with_phi=not first)
 
 
-# --------------------------------------------------------------------------------------------------- other files
+# ------------------------------------------------------------------------------------------------ other files
 
 
 def test_a_file_that_is_no_database(tmp_path: Path, ct_series: CtSeries) -> None:
@@ -188,7 +189,7 @@ def test_slices_without_a_uid_are_counted_and_left_out(tmp_path: Path, ct_series
     assert append(tmp_path / "t.sqlite", assessment) == Appended(new=1, replaced=0, without_uid=1)
 
 
-# ----------------------------------------------------------------------------------------------------- migration
+# -------------------------------------------------------------------------------------------------- migration
 
 
 def test_a_newer_schema_brings_an_old_database_up_to_date(
@@ -236,7 +237,7 @@ def test_a_failure_leaves_nothing_of_a_run(
     assert rows(db, "SELECT count(*) FROM series") == [(1,)]
 
 
-# --------------------------------------------------------------------------------------------------- concurrency
+# ------------------------------------------------------------------------------------------------ concurrency
 
 WRITER = """
 import sys
@@ -256,7 +257,7 @@ for _ in range(10):
 
 
 def test_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
-    """Three write a series of their own and one that they share, ten times each, into a database none has made."""
+    """Three write a series of their own and one that they share, ten times each, into a new database."""
     db, shared = tmp_path / "t.sqlite", [phantom(96, 50)] * 2
     write_series(tmp_path / "in" / "shared", shared, number=99)
     for number in (1, 2, 3):
@@ -265,7 +266,7 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
             (tmp_path / "in" / str(number) / f"shared_{path.name}").write_bytes(path.read_bytes())
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(Path(__file__).parents[1]), str(db), str(tmp_path / "in" / number)],
+            [sys.executable, "-c", WRITER, str(TESTS), str(db), str(tmp_path / "in" / number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
