@@ -41,7 +41,7 @@ def run(work: Path) -> dict[str, Any]:
     before = sensors.state()
     seconds("assess", one, "--quiet", "--json")  # fills the page cache
     runs: dict[str, list[float]] = {"assess one slice": [], "--help": []}
-    parts: dict[str, list[float]] = {"import": [], "open": [], "first_inference": []}
+    parts: dict[str, list[float]] = {"open": [], "first_inference": []}
     for _ in range(TIMES):
         runs["assess one slice"].append(seconds("assess", one, "--quiet", "--json"))
         runs["--help"].append(seconds("--help"))

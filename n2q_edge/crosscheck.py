@@ -5,7 +5,7 @@ from __future__ import annotations
 NOISE_DISAGREEMENT = "noise_disagreement"
 """Flag of a slice in which the two differ by more than `NOISE_RATIO_LIMIT`."""
 
-NOISE_RATIO_LIMIT = 1.7
+NOISE_RATIO_LIMIT = 1.5
 """Ratio of the two, either way. docs/policy.md says what it was measured on."""
 
 MIN_NOISE_HU = 1.0  # below it both numbers are rounding and smoothing, and their ratio says nothing

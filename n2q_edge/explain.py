@@ -60,10 +60,10 @@ def _engine(model: ModelFile) -> dict[str, Any]:
     from n2q_edge.runtimes.sidecar import read_sidecar
     from n2q_edge.runtimes.tensorrt import check_engine
 
-    header = read_header(model.data, str(model.path))
+    header = read_header(model.data)
     found: dict[str, Any] = {
         "kind": "TensorRT engine",
-        "header": {"flavor": header.flavor.name, "version": ".".join(map(str, header.version))},
+        "header": str(header) if header else "of an unknown layout",
         "spec": None,
         "sidecar": None,
     }

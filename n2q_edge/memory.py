@@ -8,7 +8,7 @@ import sys
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-_KEPT_BYTES = 256 << 20
+_KEPT_BYTES = 64 << 20
 _MMAP_BYTES = 32 << 20  # the largest that glibc allows
 
 

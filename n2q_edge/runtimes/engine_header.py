@@ -1,17 +1,22 @@
 """The header of an engine file, as far as it is known: enough to tell what wrote it, without a GPU.
 
-NVIDIA does not document it. Read off engines of TensorRT for RTX 1.7: bytes 0-3 are `vtrt`, 16-23 the length
-of the whole file (little-endian), 24-27 the version of the library (major, minor, patch, build).
+NVIDIA does not document it. What is used here:
+
+- TensorRT for RTX 1.7, read off its engines: bytes 0-3 are `vtrt`, 16-23 the length of the whole file
+  (little-endian), 24-27 the version of the library (major, minor, patch, build).
+- `tensorrt` 8-10, from public code that reads its engines and not from engines of our own: bytes 0-3 are
+  `ftrt` (Torch-TensorRT looks for it), 24-27 the version (NVIDIA/TensorRT issue 3073; Autoware checks it).
+
+So a header that reads otherwise proves nothing against a file: whether an engine loads is the library's say.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from n2q_edge.errors import ModelError
-from n2q_edge.runtimes.tensorrt_library import FLAVORS, Flavor
+from n2q_edge.runtimes.tensorrt_library import RTX, TENSORRT
 
-MAGIC = b"vtrt"
+MAGICS = (b"vtrt", b"ftrt")
 SIZE = 64  # `Runtime.engine_header_size`
 
 
@@ -20,36 +25,27 @@ class PlanHeader:
     """What an engine's first bytes say.
 
     Attributes:
-        version: of the library that wrote it, four numbers.
-        flavor: the library, told by its major version.
-        length: of the whole file in bytes, as the header has it.
+        flavor: the library that wrote it, `tensorrt` or `tensorrt-rtx`, told by its major version.
+        version: of that library, four numbers.
     """
 
+    flavor: str
     version: tuple[int, int, int, int]
-    flavor: Flavor
-    length: int
+
+    def __str__(self) -> str:
+        return f"{self.flavor} {'.'.join(map(str, self.version))}"
 
 
-def read_header(data: bytes, source: str) -> PlanHeader:
-    """Read an engine's header.
+def read_header(data: bytes) -> PlanHeader | None:
+    """An engine's header; None if it is not laid out as the known ones are.
 
-    Raises:
-        ModelError: not a TensorRT engine, or one of a library this code does not know.
+    The layout is taken as known only where the length in it is the file's own.
     """
-    if len(data) < SIZE or data[:4] != MAGIC:
-        raise ModelError(f"{source} is no TensorRT engine: build one with 'n2q-edge build MODEL.onnx'")
-    version = (data[24], data[25], data[26], data[27])
-    for flavor in FLAVORS.values():
-        if version[0] in flavor.majors:
-            return PlanHeader(version, flavor, int.from_bytes(data[16:24], "little"))
-    known = ", ".join(
-        f"{flavor.name} {' and '.join(f'{major}.x' for major in flavor.majors)}"
-        for flavor in FLAVORS.values()
-    )
-    raise ModelError(
-        f"{source} was built with TensorRT {'.'.join(map(str, version))}, n2q-edge knows {known}: "
-        "build it again with 'n2q-edge build'"
-    )
+    known = data[:4] in MAGICS and len(data) >= SIZE
+    if not known or int.from_bytes(data[16:24], "little") != len(data):
+        return None
+    flavor = RTX if data[24] in RTX.majors else TENSORRT
+    return PlanHeader(flavor.name, (data[24], data[25], data[26], data[27]))
 
 
 def same_version(header: PlanHeader, version: str) -> bool:

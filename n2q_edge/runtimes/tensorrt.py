@@ -26,7 +26,7 @@ from n2q_edge.runtimes.engine_header import read_header, same_version
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile
 from n2q_edge.runtimes.rtx_cache import RtxCache
-from n2q_edge.runtimes.sidecar import Sidecar, check_file, read_sidecar
+from n2q_edge.runtimes.sidecar import Sidecar, check_file, read_sidecar, sidecar_path
 from n2q_edge.spec import HU_MIN, ModelSpec
 
 NAME = "tensorrt"
@@ -73,15 +73,22 @@ def check_engine(model: ModelFile) -> Sidecar:
     """Hold an engine against its header and its sidecar; needs neither GPU nor TensorRT.
 
     Raises:
-        ModelError: no engine, no sidecar, or they do not belong together.
+        ModelError: no engine, no sidecar, or they do not belong together. A header that nobody knows is none
+            of these.
     """
-    header = read_header(model.data, str(model.path))
+    header = read_header(model.data)
+    if header is None and not sidecar_path(model.path).exists():
+        raise ModelError(
+            f"{model.path} is no TensorRT engine (nor has it a sidecar that says so): build one with "
+            "'n2q-edge build MODEL.onnx'"
+        )
     sidecar = read_sidecar(model.path)
     check_file(model.path, model.sha256, len(model.data), sidecar)
-    if header.flavor.name != sidecar.flavor or not same_version(header, sidecar.version):
+    # A header of an unknown layout is no reason to refuse what the sidecar vouches for: the library will tell.
+    if header and not (header.flavor == sidecar.flavor and same_version(header, sidecar.version)):
         raise ModelError(
-            f"{model.path} was written by {header.flavor.name} {'.'.join(map(str, header.version))}, its "
-            f"sidecar says {sidecar.flavor} {sidecar.version}: {_rebuild(model, sidecar)}"
+            f"{model.path} was written by {header}, its sidecar says {sidecar.flavor} {sidecar.version}: "
+            f"{_rebuild(model, sidecar)}"
         )
     return sidecar
 
@@ -215,7 +222,11 @@ class TensorRTModel:
     def _deserialize(self, model: ModelFile) -> Any:
         self._log.errors.clear()
         runtime = self._runtime
-        engine = runtime.deserialize_cuda_engine(model.data)
+        try:
+            engine = runtime.deserialize_cuda_engine(model.data)
+        except (RuntimeError, TypeError, ValueError) as error:  # pybind11's, instead of None
+            self._log.errors.append(first_line(error))
+            engine = None
         if engine is None:
             raise ModelError(
                 f"{model.path}: {self._sidecar.flavor} cannot load it ({_last_error(self._log)}): "

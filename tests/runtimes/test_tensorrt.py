@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from n2q_edge.errors import ModelError
+from n2q_edge.explain import explain
 from n2q_edge.runtimes import cuda, cuda_pycuda, tensorrt, tensorrt_library
 from n2q_edge.runtimes.contract import Choice
 from n2q_edge.runtimes.engine_header import read_header, same_version
@@ -31,10 +32,25 @@ def shapes(batch: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def write_engine(folder: Path, *, batch: int = 1, flavor: str = "tensorrt-rtx", **fields: Any) -> ModelFile:
-    """A file with an engine's header, and its sidecar."""
-    version = {"tensorrt-rtx": (1, 7, 1, 116), "tensorrt": (10, 3, 0, 26)}[flavor]
-    data = b"vtrt" + bytes(12) + (64).to_bytes(8, "little") + bytes(version) + bytes(36)
+VERSIONS = {"tensorrt-rtx": (1, 7, 1, 116), "tensorrt": (10, 3, 0, 26)}
+
+
+def plan(version: tuple[int, ...], magic: bytes = b"vtrt", length: int = 64) -> bytes:
+    """64 bytes with an engine's header."""
+    return magic + bytes(12) + length.to_bytes(8, "little") + bytes(version) + bytes(36)
+
+
+def write_engine(
+    folder: Path,
+    *,
+    batch: int = 1,
+    flavor: str = "tensorrt-rtx",
+    data: bytes | None = None,
+    **fields: Any,
+) -> ModelFile:
+    """A file with an engine's header (or other bytes), and its sidecar."""
+    version = VERSIONS[flavor]
+    data = plan(version) if data is None else data
     sidecar = Sidecar(
         **{  # type: ignore[arg-type]
             "engine_sha256": hashlib.sha256(data).hexdigest(),
@@ -65,7 +81,14 @@ class Bench:
     """A fake GPU with an engine on it."""
 
     def __init__(
-        self, folder: Path, patch: pytest.MonkeyPatch, *, batch: int = 1, rtx: bool = True, **gpu: Any
+        self,
+        folder: Path,
+        patch: pytest.MonkeyPatch,
+        *,
+        batch: int = 1,
+        rtx: bool = True,
+        data: bytes | None = None,
+        **gpu: Any,
     ):
         self.gpu = fake_gpu.FakeCuda(**gpu)
         kind = fake_gpu.RtxEngine if rtx else fake_gpu.Engine
@@ -73,7 +96,8 @@ class Bench:
         version = fake_gpu.VERSION if rtx else "10.3.0.26"
         library = fake_gpu.library(self.engine, version=version)
         patch.setattr(tensorrt_library, "load", lambda flavor: library)
-        self.file = write_engine(folder, batch=batch, flavor="tensorrt-rtx" if rtx else "tensorrt")
+        flavor = "tensorrt-rtx" if rtx else "tensorrt"
+        self.file = write_engine(folder, batch=batch, flavor=flavor, data=data)
 
     def open(self) -> tensorrt.TensorRTModel:
         return tensorrt.open_with("tensorrt", lambda: self.gpu, self.file, CHOICE)
@@ -319,12 +343,80 @@ def test_without_a_driver_it_says_so(access: Any) -> None:
     ],
 )
 def test_versions(numbers: tuple[int, int, int, int], version: str, same: bool) -> None:
-    data = b"vtrt" + bytes(20) + bytes(numbers) + bytes(36)
-    assert same_version(read_header(data, "test"), version) == same
+    header = read_header(plan(numbers))
+    assert header
+    assert same_version(header, version) == same
 
 
-@pytest.mark.parametrize("major", [0, 2, 8, 12])
-def test_versions_nobody_knows(major: int) -> None:
-    data = b"vtrt" + bytes(20) + bytes([major, 0, 0, 0]) + bytes(36)
-    with pytest.raises(ModelError, match=r"knows tensorrt 10\.x and 11\.x, tensorrt-rtx 1\.x"):
-        read_header(data, "test.engine")
+@pytest.mark.parametrize("magic", [b"vtrt", b"ftrt"])  # of TensorRT for RTX 1.7; of tensorrt 10
+def test_what_a_header_tells(magic: bytes) -> None:
+    assert str(read_header(plan((10, 13, 3, 9), magic))) == "tensorrt 10.13.3.9"
+    assert str(read_header(plan((8, 6, 1, 6), magic))) == "tensorrt 8.6.1.6"
+    assert str(read_header(plan((1, 7, 1, 116), magic))) == "tensorrt-rtx 1.7.1.116"
+
+
+# What no header can be read from: another magic, no length where it should be, less than a header.
+UNKNOWN = {
+    "magic": plan((0, 0, 0, 0), b"qtrt"),
+    "layout": plan((0, 0, 0, 0), b"ftrt", length=7),
+    "short": b"ftrt" + bytes(20),
+}
+
+
+@pytest.mark.parametrize("data", UNKNOWN.values(), ids=UNKNOWN)
+@pytest.mark.parametrize("rtx", [True, False])
+def test_a_header_nobody_knows_is_left_to_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, rtx: bool
+) -> None:
+    assert read_header(data) is None
+    bench = Bench(tmp_path, monkeypatch, rtx=rtx, data=data)
+    with bench.open() as model:
+        check(model, slices(1))
+    found = explain(bench.file.path)
+    assert found["problems"] == []
+    assert found["header"] == "of an unknown layout"
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_and_the_library_may_refuse_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
+    bench = Bench(tmp_path, monkeypatch, rtx=False, data=UNKNOWN["magic"])
+    library = fake_gpu.library(None, version="10.3.0.26")
+    if raises:
+
+        def broken(runtime: Any, data: bytes) -> None:
+            raise RuntimeError("Serialization assertion failed")
+
+        monkeypatch.setattr(library.Runtime, "deserialize_cuda_engine", broken)
+    monkeypatch.setattr(tensorrt_library, "load", lambda flavor: library)
+    with pytest.raises(
+        ModelError,
+        match=r"tensorrt cannot load it \(Serialization assertion failed\): build it again: n2q-edge build "
+        r"tiny\.onnx --flavor tensorrt --size 64x64 -o ",
+    ):
+        bench.open()
+    assert bench.gpu.closed
+
+
+@pytest.mark.parametrize("magic", [b"vtrt", b"ftrt"])
+@pytest.mark.parametrize("version", [(10, 13, 3, 9), (8, 6, 1, 6), (1, 7, 1, 116), (12, 0, 0, 0)])
+def test_a_header_of_another_version_is_refused_without_a_gpu(
+    tmp_path: Path, version: tuple[int, ...], magic: bytes
+) -> None:
+    file = write_engine(tmp_path, flavor="tensorrt", data=plan(version, magic))  # its sidecar says 10.3.0.26
+    numbers = r"\.".join(map(str, version))
+    with pytest.raises(
+        ModelError,
+        match=rf"written by tensorrt\S* {numbers}, its sidecar says tensorrt 10\.3\.0\.26: build it again: "
+        r"n2q-edge build tiny\.onnx --flavor tensorrt -o ",
+    ):
+        tensorrt.check_engine(file)
+
+
+@pytest.mark.parametrize("data", [*UNKNOWN.values(), b"junk"])
+def test_without_a_sidecar_a_header_nobody_knows_is_no_engine(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "lonely.engine"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="no TensorRT engine"):
+        tensorrt.check_engine(read_model_file(path))
