@@ -47,7 +47,7 @@ def against_size(onnx: Path, slices: int) -> list[dict[str, Any]]:
     """Inference alone, by matrix size and model."""
     rows = []
     for side in SIDES:
-        plan = Plan(slices=slices, rounds=ROUNDS, size=side, modes=("throughput",), batches=(1,))
+        plan = Plan(slices=slices, rounds=ROUNDS, size=side)
         measured = measure([Candidate(), Candidate(onnx)], plan)
         rows += [_row(result, side=side) for result in measured["candidates"]]
     return rows
@@ -57,7 +57,7 @@ def against_cores(onnx: Path, slices: int) -> list[dict[str, Any]]:
     """Inference alone, by threads and model; threads take turns."""
     counts = range(1, prepare.threads() + 1)
     candidates = [Candidate(model, threads=count) for model in (None, onnx) for count in counts]
-    plan = Plan(slices=slices, rounds=ROUNDS, modes=("throughput",), batches=(1,))
+    plan = Plan(slices=slices, rounds=ROUNDS)
     return [_row(result) for result in measure(candidates, plan)["candidates"]]
 
 
@@ -81,7 +81,7 @@ def _plain(values: list[float]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=prepare.WORK)
-    parser.add_argument("--slices", type=int, default=12, help="of a candidate, in all rounds together")
+    parser.add_argument("--slices", type=int, default=9, help="of a candidate, in all rounds together")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     files = prepare.all_of_it(options.work)

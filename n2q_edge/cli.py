@@ -160,7 +160,6 @@ def assess(
     from n2q_edge.assess import tissue_regions
     from n2q_edge.atomic import make_folder
     from n2q_edge.dicom import scan
-    from n2q_edge.memory import keep_freed_memory
     from n2q_edge.policy import load_policy
     from n2q_edge.progress import ticks
     from n2q_edge.report import document
@@ -174,7 +173,6 @@ def assess(
     if dicom and not out:
         raise UsageError("--dicom writes into the folder of -o OUT: name one")
     rules = load_policy(policy)
-    keep_freed_memory()
     if out:
         make_folder(out)
     if db:
@@ -379,36 +377,52 @@ def export(
 
 @app.command()
 def build(
-    onnx: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="From 'n2q-edge export'.")],
+    onnx: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL.onnx", help="From 'n2q-edge export --precision fp16-norm32'."),
+    ],
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="A GPU to build for, by name or .toml file; several in one engine. Default: this one."
+            help="A GPU to build for: a name of 'n2q-edge targets' or a .toml file. May be given several "
+            "times, for one engine that runs on all of them. Default: the GPU in this machine."
         ),
     ] = None,
     flavor: Annotated[
-        str | None, typer.Option(help="tensorrt or tensorrt-rtx; what the target recommends if not given.")
+        str | None,
+        typer.Option(
+            help="The library: tensorrt-rtx (builds on any machine) or tensorrt (builds only on the GPU "
+            "itself). Default: what the target recommends."
+        ),
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Height and width of the slices, e.g. 512x512; the target's by default."),
+        typer.Option(help="Height x width of the slices in pixels. Default: the target's, 512x512."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Slices an inference; the target's by default.")
+        int | None, typer.Option(min=1, help="Slices an inference. Default: the target's, 1.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="The engine to write, *.engine.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The engine to write. Default: MODEL.TARGET.engine beside MODEL.onnx."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
-    """Build a TensorRT engine from an ONNX file, for this GPU or another."""
+    """Build a TensorRT engine from an ONNX file, for this GPU or another.
+
+    The precision is that of the ONNX file. 'n2q-edge targets' lists the GPUs, docs/gpu.md tells the rest.
+    """
+    from n2q_edge.engine.build import advice
     from n2q_edge.engine.build import build as build_engine
     from n2q_edge.engine.targets import find_target, parse_size
     from n2q_edge.progress import gauge
 
+    wanted = [find_target(name) for name in target or ()]
     with gauge(quiet=quiet) as show:
         report = build_engine(
             onnx,
             out,
-            targets=[find_target(name) for name in target or ()],
+            targets=wanted,
             flavor=flavor,
             size=parse_size(size) if size else None,
             batch=batch,
@@ -421,6 +435,9 @@ def build(
             f"  {sidecar.spec.name} {sidecar.spec.precision}, {sidecar.flavor} {sidecar.version}, compute "
             f"capability {', '.join(sidecar.capabilities)}, {sidecar.build_seconds:.1f} s"
         )
+    better = advice(report, wanted)
+    if better and not quiet:
+        _note(better)
     return int(ExitCode.OK)
 
 

@@ -1,7 +1,8 @@
 """What this machine can run, and why not the rest.
 
 It names hardware and software, never the host or its user. It asks by trying: a runtime is usable if it ran
-the released model here.
+the released model here. The released model is an ONNX file; a runtime of engines is tried as far as a GPU and
+a library that starts, and is `ready` if there are both: what it then needs is an engine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ import numpy as np
 from n2q_edge import __version__, models
 from n2q_edge.errors import N2QError
 from n2q_edge.report.machine import describe_machine
-from n2q_edge.runtimes import AUTO, RUNTIMES, RuntimeModule, open_model
+from n2q_edge.runtimes import (
+    AUTO,
+    RUNTIMES,
+    RuntimeModule,
+    cuda,
+    cuda_pycuda,
+    open_model,
+    tensorrt,
+    tensorrt_library,
+    tensorrt_pycuda,
+)
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import read_model_file
 from n2q_edge.spec import HU_MIN, ModelSpec
@@ -28,6 +39,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TRIAL_SIDE = 128  # pixels
+# How the runtimes of engines, which cannot open the released model, get at the GPU.
+OPEN_CUDA: dict[str, Callable[[], Any]] = {
+    tensorrt.NAME: lambda: cuda.open(),
+    tensorrt_pycuda.NAME: lambda: cuda_pycuda.open(),
+}
+NEEDS_ENGINE = "needs an engine: n2q-edge build MODEL.onnx (docs/gpu.md)"
 NVIDIA_SMI_SECONDS = 10
 NVIDIA_QUERY = ("name", "driver_version", "memory.total", "compute_cap")
 # The transfer syntaxes CT images come in (DICOM PS3.5 section 10 and annex A), by pydicom's keywords.
@@ -55,18 +72,23 @@ def examine() -> dict[str, Any]:
     """Look at machine, GPU, model, runtimes and decoders. Never raises: what fails is part of the findings.
 
     Returns:
-        JSON-able; the keys are `n2q_edge` (version), `machine`, `gpu`, `model`, `runtimes`, `auto`,
-        `decoders` and `warnings`.
+        JSON-able; the keys are `n2q_edge` (version), `machine`, `gpu`, `model`, `runtimes`, `tensorrt` (the
+        libraries that build and run engines), `auto`, `decoders` and `warnings`.
     """
     model = _safely(_model)
     gpu = _safely(_gpu)
-    runtimes = [_safely(_runtime, module, model) for module in RUNTIMES.values()]
+    libraries = [{"name": name, **_safely(_tensorrt, name)} for name in tensorrt_library.FLAVORS]
+    runtimes = [
+        _safely(_engine_runtime, module, libraries) if name in OPEN_CUDA else _safely(_runtime, module, model)
+        for name, module in RUNTIMES.items()
+    ]
     return {
         "n2q_edge": __version__,
         "machine": _safely(describe_machine),
         "gpu": gpu,
         "model": model,
         "runtimes": runtimes,
+        "tensorrt": libraries,
         "auto": _safely(_auto),
         "decoders": [{"keyword": keyword, **_safely(_decoder, keyword)} for keyword in TRANSFER_SYNTAXES],
         "warnings": _warnings(gpu, runtimes),
@@ -123,6 +145,49 @@ def _runtime(module: RuntimeModule, model: dict[str, Any]) -> dict[str, Any]:
             return {**found, "usable": True, "why_not": None, "device": opened.describe()["device"]}
     except Exception as error:
         return {**found, "why_not": first_line(error)}
+
+
+def _engine_runtime(module: RuntimeModule, libraries: list[dict[str, Any]]) -> dict[str, Any]:
+    """A runtime of engines: `ready` if all is there but the engine. Never `usable`, for nothing was run."""
+    found: dict[str, Any] = {
+        "name": module.NAME,
+        "installed": False,
+        "usable": False,
+        "ready": False,
+        "version": None,
+    }
+    try:
+        if not module.is_available():
+            return {**found, "why_not": f"not installed: pip install 'n2q-edge[{module.EXTRA}]'"}
+        found.update(installed=True, version=module.version())
+        if not any(library.get("usable") for library in libraries):
+            return {**found, "why_not": "no TensorRT library that loads: see 'TensorRT libraries'"}
+        access = OPEN_CUDA[module.NAME]()
+        device = str(access.device.name)
+        access.close()
+        return {**found, "ready": True, "device": device, "why_not": NEEDS_ENGINE}
+    except Exception as error:
+        return {**found, "why_not": first_line(error).replace("'n2q-edge doctor' and ", "")}
+
+
+def _tensorrt(name: str) -> dict[str, Any]:
+    """A TensorRT library: installed, `usable` if it loads, and what it can build here."""
+    flavor = tensorrt_library.flavor_named(name)
+    found: dict[str, Any] = {"installed": False, "usable": False, "version": None, "builds_for": None}
+    if not tensorrt_library.is_installed(flavor):
+        hint = " (on a Jetson, JetPack brings it: docs/gpu.md)" if flavor is tensorrt_library.TENSORRT else ""
+        return {**found, "why_not": f"not found: pip install 'n2q-edge[{flavor.extra}]'{hint}"}
+    found["installed"] = True
+    try:
+        library = tensorrt_library.load(flavor)
+        found.update(version=tensorrt_library.version(library))
+        capabilities = tensorrt_library.capabilities(flavor, library)
+    except Exception as error:
+        return {**found, "why_not": first_line(error)}
+    where = "the GPU present only"
+    if capabilities is not None:
+        where = f"compute capability {', '.join(capabilities)}, with or without a GPU"
+    return {**found, "usable": True, "builds_for": where, "why_not": None}
 
 
 def _auto() -> dict[str, Any]:
@@ -210,8 +275,9 @@ def _warnings(gpu: dict[str, Any], runtimes: list[dict[str, Any]]) -> list[str]:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
             "pip uninstall both, then install one of the extras cpu and ort-gpu"
         )
-    if gpu.get("devices") and not any(runtime.get("device") == "cuda" for runtime in runtimes):
-        warnings.append("there is a GPU, but no runtime uses it")
+    on_gpu = [runtime for runtime in runtimes if runtime.get("device") not in (None, "cpu")]
+    if gpu.get("devices") and not on_gpu:
+        warnings.append("there is a GPU, but no runtime uses it: see docs/gpu.md")
     if find_spec("onnxruntime") is None and find_spec("openvino") is None:
         warnings.append("no runtime for ONNX models is installed: pip install 'n2q-edge[cpu]'")
     return warnings
@@ -251,6 +317,9 @@ def render(findings: dict[str, Any], console: Console) -> None:
             top.add_row(f"[bold]{name}[/]", escape(str(value)))
     console.print(top)
     console.print(_table("runtimes", findings["runtimes"], "name", "version"))
+    console.print(
+        _table("TensorRT libraries", [_tensorrt_row(row) for row in findings["tensorrt"]], "name", "text")
+    )
     console.print(_table("decoders", findings["decoders"], "keyword", "decoders"))
     for warning in findings["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
@@ -269,6 +338,12 @@ def _model_line(model: dict[str, Any]) -> str:
     return f"{model['name']} {model['version']}, {model['precision']}, SHA-256 {model['sha256']} verified"
 
 
+def _tensorrt_row(library: dict[str, Any]) -> dict[str, Any]:
+    if not library.get("usable"):
+        return library
+    return {**library, "text": f"{library['version']}, builds engines for {library['builds_for']}"}
+
+
 def _table(title: str, rows: list[dict[str, Any]], name: str, detail: str) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
@@ -279,5 +354,9 @@ def _table(title: str, rows: list[dict[str, Any]], name: str, detail: str) -> An
         facts = row.get(detail)
         text = ", ".join(facts) if isinstance(facts, list) else facts
         mark = "[green]yes[/]" if row.get("usable") else "[red]no[/]"
-        table.add_row(escape(str(row.get(name))), mark, escape(str(row.get("why_not") or text or "")))
+        if row.get("ready"):
+            mark, text = "[yellow]ready[/]", f"{text}, {row['why_not']}"
+        elif row.get("why_not"):
+            text = row["why_not"]
+        table.add_row(escape(str(row.get(name))), mark, escape(str(text or "")))
     return table

@@ -34,6 +34,7 @@ TISSUES = {
 """Inclusive HU range of every class, rounded HU."""
 
 SMOOTHING_MM = 3.0
+ROWS_AT_ONCE = 64  # their sums stay in the cache
 MIN_REGION_MM2 = 100.0
 """A region of a slice that is smaller has no score: a few pixels on an edge say nothing."""
 
@@ -96,17 +97,20 @@ def _box_means(hu: FloatArray, box: Sequence[int]) -> FloatArray:
     Sums of whole HU are exact in float32, so a mean halfway between two numbers is rounded the same
     everywhere.
     """
-    height, width = hu.shape
+    width = hu.shape[1]
     margins = [(size // 2, size - size // 2 - 1) for size in box]
     padded = np.pad(hu, margins, mode="edge")
-    rows = padded[:height].copy()
-    for offset in range(1, box[0]):
-        rows += padded[offset : offset + height]
-    sums: FloatArray = rows[:, :width].copy()
-    for offset in range(1, box[1]):
-        sums += rows[:, offset : offset + width]
-    sums /= np.float32(box[0] * box[1])
-    return sums
+    means = np.empty_like(hu)
+    for top in range(0, len(hu), ROWS_AT_ONCE):
+        block = means[top : top + ROWS_AT_ONCE]
+        rows = padded[top : top + len(block)].copy()
+        for offset in range(top + 1, top + box[0]):
+            rows += padded[offset : offset + len(block)]
+        block[:] = rows[:, :width]
+        for offset in range(1, box[1]):
+            block += rows[:, offset : offset + width]
+    means /= np.float32(box[0] * box[1])
+    return means
 
 
 def region_scores(

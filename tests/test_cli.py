@@ -277,7 +277,7 @@ def test_a_real_sigint_ends_the_process_with_130(ct_series: CtSeries, tmp_path: 
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    for _ in range(4):  # a warm-up, two slices, and into the third
+    for _ in range(6):  # a warm-up, four slices, and into the fifth: the first is out, whoever was quicker
         process.stderr.readline()
     os.kill(process.pid, signal.SIGINT)
     started = time.monotonic()
@@ -285,7 +285,7 @@ def test_a_real_sigint_ends_the_process_with_130(ct_series: CtSeries, tmp_path: 
     assert process.returncode == 130
     assert time.monotonic() - started < 20
     assert json.loads(out)["complete"] is False
-    assert 1 <= len(json.loads(out)["series"][0]["slices"]) <= 4
+    assert 1 <= len(json.loads(out)["series"][0]["slices"]) <= 6
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

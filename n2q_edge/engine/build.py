@@ -48,6 +48,8 @@ DEFAULT_SIDE = 512
 DEFAULT_WORKSPACE_MIB = 1024
 TURING = "7.5"
 HALF_PRECISIONS = ("fp16", "fp16-norm32")
+RECOMMENDED_PRECISION = "fp16-norm32"  # where there is no target that says so
+EXPORT = f"n2q-edge export --precision {RECOMMENDED_PRECISION} -o MODEL.onnx"
 
 Progress = Callable[[float, str], None]
 """Called with the fraction done, 0 to 1, and the builder's name of what it is at."""
@@ -144,6 +146,18 @@ def build(
     return BuildReport(out, sidecar_path(out), sidecar)
 
 
+def advice(report: BuildReport, targets: Sequence[Target]) -> str | None:
+    """What would have made a faster engine: a float32 model where half precision is recommended."""
+    recommended = {target.precision for target in targets} or {RECOMMENDED_PRECISION}
+    spec = report.sidecar.spec
+    if spec.precision != "fp32" or "fp32" in recommended:
+        return None
+    return (
+        f"this engine computes in float32, as {report.sidecar.onnx_name} does. Faster, with {min(recommended)} "
+        f"as recommended: first '{EXPORT}', then build from that file"
+    )
+
+
 def _plan(
     targets: Sequence[Target],
     flavor_name: str | None,
@@ -174,7 +188,7 @@ def _plan(
     if flavor is RTX and TURING in ordered and spec.precision not in HALF_PRECISIONS:
         raise ModelError(
             f"tensorrt-rtx computes float32 matrix products on no Turing GPU (7.5), and the model is "
-            f"{spec.precision}: export it with --precision fp16"
+            f"{spec.precision}: export it in half precision first: {EXPORT}"
         )
     workspace = min((target.workspace_mib for target in targets), default=DEFAULT_WORKSPACE_MIB)
     return _Plan(flavor, ordered, shape, workspace, tuple(target.name for target in targets), device)
@@ -204,10 +218,10 @@ def _must_be_here(targets: Sequence[Target], device: Device | None, why_not: str
     """`tensorrt` measures kernels on the GPU it builds for."""
     for target in targets:
         if device is None or device.capability != target.compute_capability:
-            here = f"here is {device.name}, {device.capability}" if device else why_not
+            here = f"this GPU is {device.name}, {device.capability}" if device else why_not
             raise ModelError(
-                f"tensorrt builds only on the GPU it builds for: run this command on the {target.gpu} "
-                f"(compute capability {target.compute_capability}; {here})"
+                f"tensorrt builds only on the GPU it builds for: copy the ONNX file to the {target.gpu} (compute "
+                f"capability {target.compute_capability}) and run this command there; {here}"
             )
 
 

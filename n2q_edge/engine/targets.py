@@ -113,6 +113,12 @@ def render(targets: list[Target], console: Console) -> None:
             ", ".join(target.flavors),
         )
     console.print(table)
+    precisions = ", ".join(sorted({target.precision for target in targets}))
+    console.print(
+        "CC: CUDA compute capability. Of two libraries the first is the recommended one: tensorrt-rtx builds on "
+        "any machine, tensorrt only on the GPU itself.\n"
+        f"Recommended precision: {precisions} (n2q-edge export --precision)."
+    )
 
 
 def load_target(path: Path) -> Target:

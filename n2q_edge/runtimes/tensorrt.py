@@ -84,7 +84,7 @@ def check_engine(model: ModelFile) -> Sidecar:
         )
     sidecar = read_sidecar(model.path)
     check_file(model.path, model.sha256, len(model.data), sidecar)
-    # A header of an unknown layout is no reason to refuse what the sidecar vouches for: the library will tell.
+    # A header of an unknown layout is no reason to refuse what the sidecar vouches for: the library decides.
     if header and not (header.flavor == sidecar.flavor and same_version(header, sidecar.version)):
         raise ModelError(
             f"{model.path} was written by {header}, its sidecar says {sidecar.flavor} {sidecar.version}: "

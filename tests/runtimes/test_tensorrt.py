@@ -378,9 +378,7 @@ def test_a_header_nobody_knows_is_left_to_the_library(
 
 
 @pytest.mark.parametrize("raises", [True, False])
-def test_and_the_library_may_refuse_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raises: bool
-) -> None:
+def test_and_the_library_may_refuse_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raises: bool) -> None:
     bench = Bench(tmp_path, monkeypatch, rtx=False, data=UNKNOWN["magic"])
     library = fake_gpu.library(None, version="10.3.0.26")
     if raises:
@@ -409,7 +407,7 @@ def test_a_header_of_another_version_is_refused_without_a_gpu(
     with pytest.raises(
         ModelError,
         match=rf"written by tensorrt\S* {numbers}, its sidecar says tensorrt 10\.3\.0\.26: build it again: "
-        r"n2q-edge build tiny\.onnx --flavor tensorrt -o ",
+        r"n2q-edge build tiny\.onnx --flavor tensorrt --size 64x64 -o ",
     ):
         tensorrt.check_engine(file)
 
