@@ -404,9 +404,11 @@ def build(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="The engine to write. Default: MODEL.TARGET.engine beside MODEL.onnx."),
+        typer.Option(
+            "-o", "--out", help="The engine to write. Default: MODEL.TARGET.engine beside MODEL.onnx."
+        ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
 ) -> int:
     """Build a TensorRT engine from an ONNX file, for this GPU or another.
 
@@ -596,7 +598,7 @@ def doctor(
 def bench(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[MODEL]...", help="Model files; the released one if not given."),
+        typer.Argument(metavar="MODEL", help="Model files; the released one if not given."),
     ] = None,
     runtimes: Annotated[
         list[str] | None,

@@ -56,11 +56,10 @@ def _onnx(model: ModelFile) -> dict[str, Any]:
 
 
 def _engine(model: ModelFile) -> dict[str, Any]:
-    from n2q_edge.runtimes.engine_header import read_header
     from n2q_edge.runtimes.sidecar import read_sidecar
-    from n2q_edge.runtimes.tensorrt import check_engine
+    from n2q_edge.runtimes.tensorrt import check_engine, engine_header
 
-    header = read_header(model.data)
+    header = engine_header(model)
     found: dict[str, Any] = {
         "kind": "TensorRT engine",
         "header": str(header) if header else "of an unknown layout",

@@ -128,7 +128,7 @@ def _filled(cells: BoolArray) -> BoolArray:
     return filled
 
 
-def quality_scores(quality_map: FloatArray, mask: BoolArray) -> Quality | None:
+def quality_scores(quality_map: FloatArray, mask: BoolArray, *, histogram: bool = True) -> Quality | None:
     """Scores of a quality map [H,W] within a mask [H,W]; None where the mask is empty."""
     values = quality_map[mask]
     if values.size == 0:
@@ -138,7 +138,7 @@ def quality_scores(quality_map: FloatArray, mask: BoolArray) -> Quality | None:
         mean=float(values.mean(dtype=np.float64)),
         p05=float(_sorted_at(values, fifth, fifth)[0]),
         below_threshold=float(np.count_nonzero(values < QUALITY_THRESHOLD) / values.size),
-        histogram=_histogram(values),
+        histogram=_histogram(values) if histogram else (),
     )
 
 

@@ -46,7 +46,7 @@ class RegionScore:
     Attributes:
         name: a tissue class, or the label of a segment.
         area_mm2: area; of `TYPICAL_SPACING` pixels in a file without spacing.
-        quality: predicted SSIM in the region.
+        quality: predicted SSIM in the region, without a histogram.
     """
 
     name: str
@@ -127,7 +127,8 @@ def region_scores(
     scores = []
     for name, mask in masks.items():
         area = float(np.count_nonzero(mask) * spacing[0] * spacing[1])
-        quality = quality_scores(quality_map, mask) if area >= MIN_REGION_MM2 else None
+        # A histogram for every region would be a third of what a slice leaves in memory.
+        quality = quality_scores(quality_map, mask, histogram=False) if area >= MIN_REGION_MM2 else None
         if quality:
             scores.append(RegionScore(name, area, quality))
     return tuple(scores)

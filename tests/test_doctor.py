@@ -4,6 +4,7 @@ import io
 import json
 import platform
 import subprocess
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from n2q_edge import doctor, models
 from n2q_edge.errors import ModelError
-from n2q_edge.runtimes import RUNTIMES
+from n2q_edge.runtimes import RUNTIMES, cuda, tensorrt_library
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +117,11 @@ def test_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     device = {"name": "NVIDIA L4", "driver": "550.54.15", "memory_mib": "23034", "compute_capability": "8.9"}
     assert gpu["devices"] == [device]
     assert gpu["why_not"] is None
-    assert any("no runtime uses it" in warning for warning in doctor._warnings(gpu, []))
-    assert not any("GPU" in warning for warning in doctor._warnings(gpu, [{"device": "cuda"}]))
+    on_cpu = [{"device": "cpu"}, {"why_not": "not installed"}]
+    assert any("no runtime uses it" in warning for warning in doctor._warnings(gpu, on_cpu))
+    # ONNX Runtime names the kind of device, TensorRT the product
+    for device in ("cuda", "NVIDIA L4"):
+        assert not any("GPU" in warning for warning in doctor._warnings(gpu, [*on_cpu, {"device": device}]))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +164,98 @@ def test_jetson(tmp_path: Path) -> None:
     described = doctor._jetson(release, model)
     assert described is not None
     assert described.startswith("NVIDIA Jetson AGX Orin Developer Kit, R36 (release), REVISION: 3.0")
+
+
+# --- TensorRT
+
+
+def tensorrt_here(
+    monkeypatch: pytest.MonkeyPatch, *names: str, gpu: str | None = None, broken: bool = False
+) -> dict[str, Any]:
+    """What `examine` finds with these libraries installed and, with `gpu`, a GPU of that name."""
+    capabilities = types.SimpleNamespace(__members__={"NONE": 0, "SM86": 1, "SM120": 2})
+
+    def load(flavor: tensorrt_library.Flavor) -> Any:
+        if broken:
+            raise ModelError(f"{flavor.package} is installed but does not load (libnvinfer.so.10)")
+        return types.SimpleNamespace(__version__="1.2.3.4", ComputeCapability=capabilities)
+
+    def open_cuda() -> Any:
+        if gpu is None:
+            raise cuda.no_gpu("no NVIDIA driver")
+        return types.SimpleNamespace(device=types.SimpleNamespace(name=gpu), close=lambda: None)
+
+    monkeypatch.setattr(tensorrt_library, "is_installed", lambda flavor: flavor.name in names)
+    monkeypatch.setattr(tensorrt_library, "installed_versions", lambda: "1.2.3.4")
+    monkeypatch.setattr(tensorrt_library, "load", load)
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "open", open_cuda)
+    for name in ("_model", "_auto", "_runtime"):  # the slow rest
+        monkeypatch.setattr(doctor, name, lambda *_: {"usable": False, "why_not": "left out of this test"})
+    return doctor.examine()
+
+
+def row(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    (found,) = (found for found in rows if found.get("name") == name)
+    return found
+
+
+def test_with_tensorrt_and_a_gpu_only_an_engine_is_wanting(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = tensorrt_here(monkeypatch, "tensorrt-rtx", gpu="NVIDIA GeForce RTX 4090")
+    runtime = row(findings["runtimes"], "tensorrt")
+    assert (runtime["installed"], runtime["usable"], runtime["ready"]) == (True, False, True)
+    assert runtime["device"] == "NVIDIA GeForce RTX 4090"
+    assert "n2q-edge build" in runtime["why_not"]
+    library = row(findings["tensorrt"], "tensorrt-rtx")
+    assert (library["usable"], library["version"]) == (True, "1.2.3.4")
+    assert "compute capability 8.6, 12.0" in library["builds_for"]
+    assert not row(findings["tensorrt"], "tensorrt")["installed"]
+    assert "n2q-edge[tensorrt]" in row(findings["tensorrt"], "tensorrt")["why_not"]
+    text = page(findings)
+    assert "ready" in text
+    assert "needs an engine: n2q-edge build MODEL.onnx" in text
+    gpu = {"devices": [{"name": "NVIDIA GeForce RTX 4090"}]}
+    assert not any("no runtime uses it" in warning for warning in doctor._warnings(gpu, findings["runtimes"]))
+
+
+def test_with_tensorrt_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = tensorrt_here(monkeypatch, "tensorrt")
+    runtime = row(findings["runtimes"], "tensorrt")
+    assert (runtime["installed"], runtime["ready"]) == (True, False)
+    assert "no NVIDIA GPU can be used here (no NVIDIA driver)" in runtime["why_not"]
+    assert "doctor" not in runtime["why_not"]
+    assert row(findings["tensorrt"], "tensorrt")["builds_for"] == "the GPU present only"
+    assert "1.2.3.4, builds engines for the GPU present only" in page(findings)
+
+
+def test_a_tensorrt_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = tensorrt_here(monkeypatch, "tensorrt", gpu="NVIDIA L4", broken=True)
+    library = row(findings["tensorrt"], "tensorrt")
+    assert (library["installed"], library["usable"]) == (True, False)
+    assert "libnvinfer.so.10" in library["why_not"]
+    assert not row(findings["runtimes"], "tensorrt")["ready"]
+    assert "libnvinfer.so.10" in page(findings)
+
+
+def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = tensorrt_here(monkeypatch)
+    assert [library["installed"] for library in findings["tensorrt"]] == [False, False]
+    assert "not installed" in row(findings["runtimes"], "tensorrt")["why_not"]
+    assert json.loads(json.dumps(findings, allow_nan=False)) == findings
+
+
+def test_a_tensorrt_that_breaks_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("fell over")
+
+    monkeypatch.setattr(tensorrt_library, "is_installed", broken)
+    monkeypatch.setattr(cuda, "is_available", broken)
+    for name in ("_model", "_auto", "_runtime"):
+        monkeypatch.setattr(doctor, name, lambda *_: {"usable": False, "why_not": "left out of this test"})
+    findings = doctor.examine()
+    assert row(findings["tensorrt"], "tensorrt-rtx")["why_not"] == "RuntimeError: fell over"
+    assert row(findings["runtimes"], "tensorrt")["why_not"] == "fell over"
+    assert "fell over" in page(findings)
 
 
 def test_two_onnxruntimes_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:

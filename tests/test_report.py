@@ -112,12 +112,12 @@ def test_a_file_named_twice_is_counted_twice(ct_series: CtSeries) -> None:
 
 def test_files_of_an_interrupted_run(ct_series: CtSeries) -> None:
     def interrupt(hu: FloatArray) -> FloatArray:
-        if len(runtime.calls) == 3:
+        if hu.max() < 15:  # the second slice
             raise KeyboardInterrupt
         return by_brightness(hu)
 
-    runtime = FakeRuntime(interrupt)
-    built = document.build(assess(scan([ct_series(slices=5)]), runtime), worst=5)
+    folder = ct_series(images=[phantom(96, hu) for hu in (20, 10, 20, 20, 20)])
+    built = document.build(assess(scan([folder]), FakeRuntime(interrupt)), worst=5)
     validate(built)
     assert built["complete"] is False
     assert built["exit_code"] == 130

@@ -148,7 +148,7 @@ def measure(
                 result["loadgen"] = entrant.process.ask("loadgen", scenario=loadgen)
     return {
         "input": {"shape": list(hu.shape), "made_up": plan.series is None},
-        "plan": {**asdict(plan), "series": None if plan.series is None else str(plan.series)},
+        "plan": {name: value for name, value in asdict(plan).items() if name != "series"},  # may name a user
         "sensors": {
             "read": [source.name for source in found.sources],
             "not_readable": found.missing,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from n2q_edge.bench.compare import p50
-from n2q_edge.bench.table import machine_line
+from n2q_edge.bench.table import machine_line, milliseconds
 
 MACHINES = """\
 # Machines
@@ -113,9 +113,9 @@ def measured_rows(documents: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                     machine_line(dict(document)),
                     candidate["label"],
                     f"{height}x{width}",
-                    f"{total['p50']:.3g}",
-                    f"{total['p90']:.3g}",
-                    f"{idle['total']['p50']:.3g}" if idle else "-",
+                    milliseconds(total["p50"]),
+                    milliseconds(total["p90"]),
+                    milliseconds(idle["total"]["p50"] if idle else None),
                     _joules(candidate),
                     document["created"][:10],
                 ]

@@ -46,7 +46,8 @@ def write(document: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_xlim(left=0)
-    axes.set_xlabel("milliseconds a slice; bar: p50 saturated, line: fastest to slowest, diamond: p50 idle")
+    legend = "milliseconds a slice; bar: p50 saturated, line: fastest to slowest, diamond: p50 idle"
+    axes.set_xlabel(legend, fontsize=8)
     axes.set_title(machine_line(document), fontsize=9)
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix.lower().lstrip("."), dpi=120)

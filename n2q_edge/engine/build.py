@@ -153,8 +153,8 @@ def advice(report: BuildReport, targets: Sequence[Target]) -> str | None:
     if spec.precision != "fp32" or "fp32" in recommended:
         return None
     return (
-        f"this engine computes in float32, as {report.sidecar.onnx_name} does. Faster, with {min(recommended)} "
-        f"as recommended: first '{EXPORT}', then build from that file"
+        f"this engine computes in float32, as {report.sidecar.onnx_name} does. Faster, with "
+        f"{min(recommended)} as recommended: first '{EXPORT}', then build from that file"
     )
 
 
@@ -220,8 +220,8 @@ def _must_be_here(targets: Sequence[Target], device: Device | None, why_not: str
         if device is None or device.capability != target.compute_capability:
             here = f"this GPU is {device.name}, {device.capability}" if device else why_not
             raise ModelError(
-                f"tensorrt builds only on the GPU it builds for: copy the ONNX file to the {target.gpu} (compute "
-                f"capability {target.compute_capability}) and run this command there; {here}"
+                f"tensorrt builds only on the GPU it builds for: copy the ONNX file to the {target.gpu} "
+                f"(compute capability {target.compute_capability}) and run this command there; {here}"
             )
 
 

@@ -101,22 +101,22 @@ def render(targets: list[Target], console: Console) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("target", "GPU", "CC", "memory", "built with"):
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("target", "GPU", "CC", "GB", "built with"):
         table.add_column(name, no_wrap=name in ("target", "built with"))
     for target in targets:
         table.add_row(
             target.name,
-            target.gpu,
+            target.gpu.removeprefix("NVIDIA "),
             target.compute_capability,
-            f"{target.memory_gib:g} GiB",
+            f"{target.memory_gib:g}",
             ", ".join(target.flavors),
         )
     console.print(table)
     precisions = ", ".join(sorted({target.precision for target in targets}))
     console.print(
-        "CC: CUDA compute capability. Of two libraries the first is the recommended one: tensorrt-rtx builds on "
-        "any machine, tensorrt only on the GPU itself.\n"
+        "CC: CUDA compute capability. Of two libraries the first is the recommended one: tensorrt-rtx "
+        "builds on any machine, tensorrt only on the GPU itself.\n"
         f"Recommended precision: {precisions} (n2q-edge export --precision)."
     )
 

@@ -22,7 +22,7 @@ from n2q_edge.runtimes import tensorrt_library as library
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
 from n2q_edge.runtimes.contract import INPUT_NAME, Choice, check_input, description, inference
 from n2q_edge.runtimes.cuda import Buffer, Cuda, Device
-from n2q_edge.runtimes.engine_header import read_header, same_version
+from n2q_edge.runtimes.engine_header import PlanHeader, read_header, same_version
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile
 from n2q_edge.runtimes.rtx_cache import RtxCache
@@ -69,12 +69,11 @@ def open_with(name: str, open_cuda: Any, model: ModelFile, choice: Choice) -> Te
         raise
 
 
-def check_engine(model: ModelFile) -> Sidecar:
-    """Hold an engine against its header and its sidecar; needs neither GPU nor TensorRT.
+def engine_header(model: ModelFile) -> PlanHeader | None:
+    """An engine's header; None if its layout is unknown but a sidecar says that it is an engine.
 
     Raises:
-        ModelError: no engine, no sidecar, or they do not belong together. A header that nobody knows is none
-            of these.
+        ModelError: neither header nor sidecar.
     """
     header = read_header(model.data)
     if header is None and not sidecar_path(model.path).exists():
@@ -82,6 +81,17 @@ def check_engine(model: ModelFile) -> Sidecar:
             f"{model.path} is no TensorRT engine (nor has it a sidecar that says so): build one with "
             "'n2q-edge build MODEL.onnx'"
         )
+    return header
+
+
+def check_engine(model: ModelFile) -> Sidecar:
+    """Hold an engine against its header and its sidecar; needs neither GPU nor TensorRT.
+
+    Raises:
+        ModelError: no engine, no sidecar, or they do not belong together. A header that nobody knows is none
+            of these.
+    """
+    header = engine_header(model)
     sidecar = read_sidecar(model.path)
     check_file(model.path, model.sha256, len(model.data), sidecar)
     # A header of an unknown layout is no reason to refuse what the sidecar vouches for: the library decides.

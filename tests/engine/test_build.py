@@ -101,7 +101,7 @@ def test_targets_of_tensorrt_alone_say_where_to_build(tiny_onnx: Path, tmp_path:
         ModelError, match=r"copy the ONNX file there and run: n2q-edge build .*--flavor tensorrt"
     ):
         build(tiny_onnx, out, targets=[find_target(name)], flavor="tensorrt-rtx")
-    with pytest.raises(ModelError, match="run this command on the NVIDIA"):
+    with pytest.raises(ModelError, match=r"copy the ONNX file to the NVIDIA .*run this command there"):
         build(tiny_onnx, out, targets=[find_target(name)])
     assert list(tmp_path.iterdir()) == []
 
@@ -115,8 +115,32 @@ def test_every_rtx_target_is_one_the_library_compiles_for() -> None:
 
 
 def test_float32_on_turing_is_refused_before_the_build(tiny_onnx: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="--precision fp16"):
+    with pytest.raises(ModelError, match="n2q-edge export --precision fp16-norm32 -o MODEL"):
         build(tiny_onnx, tmp_path / "t.engine", targets=[find_target("t4")])
+
+
+def test_a_float32_model_is_built_and_the_faster_way_is_said(
+    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["build", str(tiny_onnx), "--target", "rtx-4090", "-o", str(tmp_path / "t.engine")]
+    assert main(arguments) == 0
+    said = capsys.readouterr().err
+    assert "tiny.onnx does. Faster, with fp16-norm32 as recommended" in said
+    assert "first 'n2q-edge export --precision fp16-norm32 -o MODEL.onnx', then build" in said
+    assert main([*arguments, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    half = replace(tiny.SPEC, precision="fp16-norm32")
+    onnx = tmp_path / "half.onnx"
+    onnx.write_bytes(tiny.onnx_bytes(half))
+    assert main(["build", str(onnx), "--target", "rtx-4090", "-o", str(tmp_path / "h.engine")]) == 0
+    assert "float32" not in capsys.readouterr().err
+
+
+def test_the_list_of_targets_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    for words in ("rtx-4090", "jetson-thor", "CUDA compute capability", "Recommended precision: fp16-norm32"):
+        assert words in page
 
 
 def test_no_target_and_no_gpu(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
