@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import statistics
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -329,16 +329,16 @@ class _Arrived:
 
 
 def _stream(
-    series: Iterable[Series], runtime: Runtime, batch: int, regions: Regions
+    series: Sequence[Series], runtime: Runtime, batch: int, regions: Regions
 ) -> Generator[_Done, None, None]:
     """One `_Done` for every slice of every series, in order."""
-    workers = worker_count()
-    with Lanes(runtime) as lanes, _Readers() as readers:
+    workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
+    with Lanes(runtime, workers) as lanes, _Readers() as readers:
         assessor = _Assessor(lanes, readers, regions)
         jobs = (partial(assessor.assess, chunk) for one in series for chunk in _chunks(one, batch))
-        with closing(in_order(jobs, workers)) as chunks:
-            for chunk in chunks:
-                yield from chunk
+        with closing(in_order(jobs, workers)) as results:
+            for done in results:
+                yield from done
 
 
 def _chunks(series: Series, batch: int) -> Iterator[list[tuple[int, SliceRef]]]:

@@ -62,10 +62,16 @@ class Lanes:
         warm_ups: begin and end (ms) of every warm-up; nothing else began an inference meanwhile.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, most: int) -> None:
+        """Start the threads.
+
+        Args:
+            runtime: an open model.
+            most: how many lanes there is work for.
+        """
         self.runtime = runtime
         self.warm_ups: list[tuple[float, float]] = []
-        self._count = runtime.concurrency
+        self._count = min(runtime.concurrency, most)
         self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="n2q-infer")
         self._warm: set[tuple[int, ...]] = set()
         self._warming = threading.Lock()

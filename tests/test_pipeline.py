@@ -81,7 +81,7 @@ def test_a_runtime_is_entered_by_as_many_threads_as_it_takes() -> None:
 
     for runtime, limit in ((FakeRuntime(infer), 1), (Concurrent(infer), 2)):
         most = 0
-        with Lanes(runtime) as lanes:
+        with Lanes(runtime, 4) as lanes:
             list(in_order([partial(lanes.infer, HU)] * 12, 4))
         assert most == limit
 
@@ -94,7 +94,7 @@ def test_every_lane_is_warmed_up_for_every_shape() -> None:
         return hu
 
     runtime = Concurrent(infer)
-    with Lanes(runtime) as lanes:
+    with Lanes(runtime, 4) as lanes:
         lanes.infer(HU)
         assert len(runtime.calls) == 2 + 1
         assert len(threads) == 2
@@ -107,7 +107,7 @@ def test_every_lane_is_warmed_up_for_every_shape() -> None:
 
 def test_a_shape_the_model_fails_on_is_tried_again() -> None:
     runtime = Concurrent(fails_on=lambda hu: len(runtime.calls) <= 2)
-    with Lanes(runtime) as lanes:
+    with Lanes(runtime, 4) as lanes:
         with pytest.raises(ModelError):
             lanes.infer(HU)
         assert lanes.infer(HU)[0].quality_map.shape == HU.shape
