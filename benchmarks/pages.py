@@ -47,6 +47,7 @@ def table_page(results: Mapping[str, Document], name: str) -> str:
     found = [(make, results[f"{kind}-{name}"]) for kind, make in sections if f"{kind}-{name}" in results]
     parts.append(_machine(found[0][1]))
     parts += [make(document) for make, document in found]
+    parts.append(_targets({kind: results.get(f"{kind}-{name}") for kind, _ in sections}))
     return "\n".join(parts)
 
 
@@ -225,6 +226,78 @@ def _memory(document: Document) -> str:
         f"### Memory\n\n{markdown_table(['slices', 'peak MiB of `assess -o`'], rows)}\n"
         f"Longest over shortest: {document['ratio']:.3f}.\n"
     )
+
+
+# --- targets
+
+
+def _targets(found: Mapping[str, Document | None]) -> str:
+    """What this project set out for, and what was measured; a target without its result is left out."""
+    rows = [row for check in (_faster, _near_floor, _throughput, _light) for row in check(found)]
+    return f"### Targets\n\n{markdown_table(['target', 'wanted', 'measured', ''], rows)}"
+
+
+def _target(what: str, wanted: str, measured: str, met: bool) -> list[str]:
+    return [what, wanted, measured, "met" if met else "missed"]
+
+
+def _faster(found: Mapping[str, Document | None]) -> list[list[str]]:
+    against, roofline = found["against"], found["roofline"]
+    if not against:
+        return []
+    rows = {row["key"]: row for row in against["rows"]}
+    figures = rows[OURS]["times_faster_end_to_end"]["a"]
+    measured = _ratio(figures)
+    if roofline:
+        floor = next(row["floor_ms"] for row in roofline["rows"] if row["model"] == rows[OURS]["model"])
+        limit = rows["a"]["end_to_end_ms"]["p50"] / floor
+        measured += f"; at the model's floor of {_short(floor)} ms it would be {_short(limit)}"
+    what = "times faster a whole slice than N2Q in PyTorch eager (a)"
+    return [_target(what, ">= 40", measured, figures["median"] >= 40)]
+
+
+def _near_floor(found: Mapping[str, Document | None]) -> list[list[str]]:
+    if not (roofline := found["roofline"]):
+        return []
+    rows = []
+    for model in dict.fromkeys(row["model"] for row in roofline["rows"]):
+        mine = [row for row in roofline["rows"] if row["model"] == model]
+        for load, key in (("one slice at a time", "of_floor"), ("all cores busy", "full_load_of_floor")):
+            best = min(mine, key=lambda row: row[key])
+            what = f"{model} over its floor, {load}"
+            measured = f"{_short(best[key])} ({best['runtime']})"
+            rows.append(_target(what, "<= 1.5", measured, best[key] <= 1.5))
+    return rows
+
+
+def _throughput(found: Mapping[str, Document | None]) -> list[list[str]]:
+    if not (decode := found["decode"]):
+        return []
+    rows = []
+    for row in decode["rows"]:
+        share = row["throughput_of_inference_only"]["p50"]
+        what = f"throughput of inference only, {row['syntax']}"
+        measured = f"{_short(share)}; bound by the cores {_short(row['bound'])}"
+        rows.append(_target(what, ">= 0.95", measured, share >= 0.95))
+    return rows
+
+
+def _light(found: Mapping[str, Document | None]) -> list[list[str]]:
+    decode, startup, memory = found["decode"], found["startup"], found["memory"]
+    rows = []
+    if decode:
+        score = decode["score_ms_in_stream"]["p50"]
+        rows.append(
+            _target("mask, scores, noise level a slice, both cores busy", "< 3 ms", _short(score), score < 3)
+        )
+    if startup:
+        seconds = startup["seconds"]["assess one slice"]["p50"]
+        rows.append(_target("start-up to the first result, warm", "< 1.5 s", _short(seconds), seconds < 1.5))
+    if memory:
+        counts = sorted(map(int, memory["peak_mib"]))
+        what = f"peak memory, {counts[-1]} over {counts[0]} slices"
+        rows.append(_target(what, "<= 1.05", f"{memory['ratio']:.3f}", memory["ratio"] <= 1.05))
+    return rows
 
 
 # --- machines

@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from threading import Lock
 from types import ModuleType
 
@@ -91,10 +92,9 @@ def _in_representation(values: Stored, stream: Codestream, layout: PixelLayout) 
 def _imagecodecs() -> ModuleType | None:
     """imagecodecs, if the `fast` extra is installed."""
     try:
-        import imagecodecs
+        return import_module("imagecodecs")
     except ImportError:
         return None
-    return imagecodecs
 
 
 def _unsigned(precision: int) -> str:
