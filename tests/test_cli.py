@@ -262,7 +262,9 @@ def test_a_real_sigint_ends_the_process_with_130(ct_series: CtSeries, tmp_path: 
     folder = ct_series(slices=12)
     script = tmp_path / "run.py"
     script.write_text(
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        # A shell's background job is born with SIGINT ignored, and so would its children be.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import numpy as np\n"
         "import n2q_edge.runtimes\n"
