@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from n2q_edge.errors import OutputError
+from n2q_edge.errors import OutputError, UsageError
 
 
 def make_folder(folder: Path) -> None:
@@ -24,6 +24,18 @@ def make_folder(folder: Path) -> None:
         raise OutputError(
             f"cannot write into the folder {folder}: {error.strerror}; choose another"
         ) from None
+
+
+def is_new_or_empty(folder: Path) -> bool:
+    """Whether writing into a folder can overwrite nothing: it is not there, or has nothing in it.
+
+    Raises:
+        UsageError: it cannot be looked into.
+    """
+    try:
+        return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise UsageError(f"cannot look into {folder}: {error.strerror}; choose another folder") from None
 
 
 def write_file(path: Path, data: bytes) -> None:

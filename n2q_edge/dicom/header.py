@@ -158,7 +158,7 @@ def read_header(file: IO[bytes], values: frozenset[int], sequences: frozenset[in
     if syntax == DEFLATED:
         window = _Window(inflate(file, position))
         position = 0
-    explicit, little = _encoding(window, position, syntax, meta_start is not None)
+    explicit, little = _encoding(window, position, syntax)
     header = Header(
         syntax=syntax or _native_syntax(explicit, little),
         syntax_stated=bool(syntax),
@@ -272,7 +272,7 @@ def _read_meta(window: _Window, position: int, meta: dict[int, bytes]) -> int:
         position = start + length
 
 
-def _encoding(window: _Window, position: int, syntax: str, has_meta: bool) -> tuple[bool, bool]:
+def _encoding(window: _Window, position: int, syntax: str) -> tuple[bool, bool]:
     """(explicit, little endian), believing the first element over a transfer syntax that contradicts it."""
     first = window.read(position, 6)
     if len(first) < 6:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from n2q_edge.atomic import make_folder
+from n2q_edge.atomic import is_new_or_empty, make_folder
 from n2q_edge.errors import NothingAssessedError, UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def simulate_lower_dose(
 
     if not 0 < dose_percent < 100:
         raise UsageError(f"--dose {dose_percent:g}: give percent of the input's dose, above 0 and below 100")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_new_or_empty(out):
         raise UsageError(f"{out} is not a new or empty folder: choose another, nothing is overwritten")
     inventory = scan(paths)
     result = LowerDose()

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from n2q_edge import __version__
-from n2q_edge.atomic import make_folder
+from n2q_edge.atomic import is_new_or_empty, make_folder
 from n2q_edge.errors import UsageError, require
 from n2q_edge.simulation.phantom import SLICE_THICKNESS_MM, Z_RANGE_MM, Phantom
 
@@ -166,22 +166,14 @@ def write_phantom(
     """
     scan = PhantomScan(slices, dose_percent / 100, seed)
     require("numba", "sim")
-    _refuse_to_overwrite(out)
+    if not is_new_or_empty(out):
+        raise UsageError(f"{out} exists and is not an empty folder: choose another, nothing is overwritten")
     written = []
     for index, files in enumerate(write_scan(out, scan, full_dose=full_dose)):
         written += files
         if on_slice is not None:
             on_slice(index + 1)
     return written
-
-
-def _refuse_to_overwrite(out: Path) -> None:
-    try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    except OSError as error:
-        raise UsageError(f"cannot look into {out}: {error.strerror}; choose another folder") from None
-    if taken:
-        raise UsageError(f"{out} exists and is not an empty folder: choose another, nothing is overwritten")
 
 
 def write_scan(out: Path, scan: PhantomScan, *, full_dose: bool) -> Iterator[list[Path]]:

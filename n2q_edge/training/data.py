@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pydicom
 
-from n2q_edge.dicom import LoadedSlice, Rejected, iter_slices, scan
+from n2q_edge.dicom import Rejected, SliceReader, SliceRef, scan
 from n2q_edge.errors import UsageError
 from n2q_edge.simulation.noise import NoiseCalibrationError
 from n2q_edge.training import cache
@@ -42,27 +42,29 @@ def collect(data: Sequence[Path], folder: Path, on_slice: OnSlice | None = None)
     slices: list[CachedSlice] = []
     done = 0
     for one in series:
-        for loaded in iter_slices(one):
-            done += 1
-            cached, reason = _cached(loaded, named, folder)
-            if cached:
-                slices.append(cached)
-            if on_slice:
-                on_slice(done, total, reason)
+        with SliceReader() as reader:
+            for ref in one.slices:
+                done += 1
+                cached, reason = _cached(ref, reader, named, folder)
+                if cached:
+                    slices.append(cached)
+                if on_slice:
+                    on_slice(done, total, reason)
     _check_split(slices)
     return slices
 
 
 def _cached(
-    loaded: LoadedSlice | Rejected, named: dict[Path, tuple[str, str]], folder: Path
+    ref: SliceRef, reader: SliceReader, named: dict[Path, tuple[str, str]], folder: Path
 ) -> tuple[CachedSlice | None, str | None]:
-    if isinstance(loaded, Rejected):
-        return None, f"{loaded.path}: {loaded.reason.value}"
-    ref = loaded.ref
+    """The slice from the cache, made only if it is not there; or None and why it is left out."""
     identity = ref.sop_instance_uid if ref.frame is None else f"{ref.sop_instance_uid}#{ref.frame}"
     found = cache.load(folder, cache.slice_key(identity))
     if found:
         return found, None
+    loaded = reader.load(ref)
+    if isinstance(loaded, Rejected):
+        return None, f"{loaded.path}: {loaded.reason.value}"
     rows, columns = loaded.hu.shape
     if rows != columns or rows % cache.STD_BLOCK:
         return None, f"{ref.path}: {rows}x{columns} is not a square multiple of {cache.STD_BLOCK}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,8 +138,3 @@ def load_recipe(path: Path) -> Recipe:
         )
     except (TypeError, KeyError) as error:
         raise ModelError(f"{path}: {error}") from None
-
-
-def settings_dict(settings: TrainingSettings) -> dict[str, Any]:
-    """The settings as JSON-able provenance."""
-    return dataclasses.asdict(settings)

@@ -18,7 +18,7 @@ from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.data import TEST, TRAIN, OnSlice, collect, of_split
 from n2q_edge.training.evaluate import evaluate, torch_predictor
 from n2q_edge.training.loop import OnStep, Progress, Run, fit
-from n2q_edge.training.recipe import Recipe, load_recipe, settings_dict
+from n2q_edge.training.recipe import Recipe, load_recipe
 from n2q_edge.training.sampling import Sampler
 
 DEFAULT_RUNS = Path("runs")
@@ -124,7 +124,7 @@ def _provenance(
     return {
         "n2q_edge": __version__,
         "torch": torch.__version__,
-        "settings": settings_dict(recipe.training),
+        "settings": dataclasses.asdict(recipe.training),
         "steps": run.progress.step,
         "minutes": round(run.progress.seconds / 60, 1),
         "slices": len(training),
