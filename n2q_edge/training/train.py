@@ -48,6 +48,8 @@ def train(
     *,
     out: Path | None = None,
     runs: Path = DEFAULT_RUNS,
+    cache: Path | None = None,
+    compiled: bool = False,
     device: str = "auto",
     minutes: float | None = None,
     resume: bool = True,
@@ -61,7 +63,9 @@ def train(
         recipe_file: TOML recipe.
         data: DICOM files and folders.
         out: folder for the checkpoint and the metrics; beside the recipe when None.
-        runs: folder of the noise cache and the run's state.
+        runs: folder of the run's state and, unless `cache` names another, of the noise cache.
+        cache: folder of the noise cache.
+        compiled: compile the loss with torch.compile; see `fit`.
         device: `auto`, `cpu` or `cuda`.
         minutes: end the schedule after this much training time.
         resume: go on from the run's state if there is one; False starts again.
@@ -77,14 +81,14 @@ def train(
     where = _device(device)
     tell = on_stage or (lambda stage: None)
     tell("collecting slices")
-    slices = collect(data, runs / "cache", on_slice)
+    slices = collect(data, cache or runs / "cache", on_slice)
     training, testing = list(of_split(slices, TRAIN)), list(of_split(slices, TEST))
     state_file = runs / f"{recipe.spec.name}.state"
     if not resume:
         state_file.unlink(missing_ok=True)
     tell(f"training {recipe.spec.name} on {len(training)} slices ({where})")
     sampler = Sampler(training, recipe.spec, recipe.training)
-    run = fit(recipe, sampler, state_file, device=where, minutes=minutes, on_step=on_step)
+    run = fit(recipe, sampler, state_file, device=where, minutes=minutes, compiled=compiled, on_step=on_step)
     tell(f"evaluating on {len(testing)} slices of other patients")
     network = run.result.eval()
     metrics = evaluate(torch_predictor(network, where), testing, recipe.spec) if testing else None
