@@ -370,7 +370,7 @@ def export(
         for batch in report.parity:
             print(
                 f"  {list(batch.shape)} against PyTorch: quality map max {batch.max_difference:.1e}, "
-                f"mean {batch.mean_difference:.1e} SSIM; same dose level"
+                f"mean {batch.mean_difference:.1e} SSIM{'; same dose level' if batch.same_dose else ''}"
             )
     return int(ExitCode.OK)
 

@@ -87,7 +87,9 @@ def train(
     run = fit(recipe, sampler, state_file, device=where, minutes=minutes, on_step=on_step)
     tell(f"evaluating on {len(testing)} slices of other patients")
     network = run.result.eval()
-    metrics = evaluate(torch_predictor(network, where), testing, recipe.spec) if testing else None
+    metrics = (
+        evaluate(torch_predictor(network, where, recipe.spec), testing, recipe.spec) if testing else None
+    )
     return _write(recipe, out or recipe.path.parent, run, metrics, training)
 
 
