@@ -14,7 +14,7 @@ from torch import Tensor
 from n2q_edge.network.preprocess import Window
 from n2q_edge.simulation.noise import dose_factors
 from n2q_edge.spec import ModelSpec
-from n2q_edge.training.cache import QUANTUM_IMAGES, STD_BLOCK, CachedSlice
+from n2q_edge.training.cache import STD_BLOCK, CachedSlice
 from n2q_edge.training.recipe import TrainingSettings
 from n2q_edge.training.ssim import gaussian_blur, ssim_map
 
@@ -96,8 +96,8 @@ class Sampler:
         quantum_factor, electronic_factor = dose_factors(dose)
         weights = np.concatenate(
             [
-                quantum_factor * _unit(rng, QUANTUM_IMAGES),
-                electronic_factor * _unit(rng, item.noise().shape[0] - QUANTUM_IMAGES),
+                quantum_factor * _unit(rng, item.quantum_images),
+                electronic_factor * _unit(rng, item.noise().shape[0] - item.quantum_images),
             ]
         ).astype(np.float32)
         full = item.hu()[rows, columns].astype(np.float32)

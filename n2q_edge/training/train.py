@@ -15,13 +15,16 @@ from n2q_edge import __version__, checkpoint
 from n2q_edge.atomic import write_file
 from n2q_edge.errors import UsageError
 from n2q_edge.training.cache import CachedSlice
-from n2q_edge.training.data import TEST, TRAIN, OnSlice, collect, of_split
+from n2q_edge.training.data import TEST, TRAIN, OnSlice, check_split, collect, collect_pairs, of_split
 from n2q_edge.training.evaluate import evaluate, torch_predictor
 from n2q_edge.training.loop import OnStep, Progress, Run, fit
+from n2q_edge.training.pairs import MeasuredPairs
 from n2q_edge.training.recipe import Recipe, load_recipe
 from n2q_edge.training.sampling import Sampler
 
 DEFAULT_RUNS = Path("runs")
+SIMULATED = "projection-domain noise insertion, calibrated on each slice's own noise"
+MEASURED = "noise of measured pairs at {:g} of the full dose, scaled in the image domain"
 LOSS_POINTS = 50  # of the loss curve that the metrics file keeps
 
 
@@ -44,8 +47,9 @@ class TrainResult:
 
 def train(
     recipe_file: Path,
-    data: Sequence[Path],
+    data: Sequence[Path] = (),
     *,
+    pairs: MeasuredPairs | None = None,
     out: Path | None = None,
     runs: Path = DEFAULT_RUNS,
     device: str = "auto",
@@ -59,7 +63,8 @@ def train(
 
     Args:
         recipe_file: TOML recipe.
-        data: DICOM files and folders.
+        data: DICOM files and folders, whose lower doses are simulated.
+        pairs: the same scans at two doses.
         out: folder for the checkpoint and the metrics; beside the recipe when None.
         runs: folder of the noise cache and the run's state.
         device: `auto`, `cpu` or `cuda`.
@@ -71,13 +76,17 @@ def train(
 
     Raises:
         ModelError: the recipe is wrong.
-        UsageError: no usable data, or a device that is not there.
+        UsageError: no data or none that is usable, or a device that is not there.
     """
     recipe = load_recipe(recipe_file)
     where = _device(device)
     tell = on_stage or (lambda stage: None)
+    if not data and not pairs:
+        raise UsageError("nothing to train on: give --data or --pairs")
     tell("collecting slices")
-    slices = collect(data, runs / "cache", on_slice)
+    slices = collect(data, runs / "cache", on_slice) if data else []
+    slices += collect_pairs(pairs, runs / "cache", on_slice) if pairs else []
+    check_split(slices)
     training, testing = list(of_split(slices, TRAIN)), list(of_split(slices, TEST))
     state_file = runs / f"{recipe.spec.name}.state"
     if not resume:
@@ -90,7 +99,9 @@ def train(
     metrics = (
         evaluate(torch_predictor(network, where, recipe.spec), testing, recipe.spec) if testing else None
     )
-    return _write(recipe, out or recipe.path.parent, run, metrics, training)
+    made = [SIMULATED] if data else []
+    made += [MEASURED.format(pairs.dose)] if pairs else []
+    return _write(recipe, out or recipe.path.parent, run, metrics, training, "; ".join(made))
 
 
 def _device(name: str) -> torch.device:
@@ -104,9 +115,14 @@ def _device(name: str) -> torch.device:
 
 
 def _write(
-    recipe: Recipe, out: Path, run: Run, metrics: dict[str, Any] | None, training: Sequence[CachedSlice]
+    recipe: Recipe,
+    out: Path,
+    run: Run,
+    metrics: dict[str, Any] | None,
+    training: Sequence[CachedSlice],
+    doses: str,
 ) -> TrainResult:
-    spec = dataclasses.replace(recipe.spec, training=_provenance(recipe, run, metrics, training))
+    spec = dataclasses.replace(recipe.spec, training=_provenance(recipe, run, metrics, training, doses))
     weights = {name: tensor.cpu().contiguous() for name, tensor in run.result.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_file = out / recipe.checkpoint.name
@@ -119,7 +135,11 @@ def _write(
 
 
 def _provenance(
-    recipe: Recipe, run: Run, metrics: dict[str, Any] | None, training: Sequence[CachedSlice]
+    recipe: Recipe,
+    run: Run,
+    metrics: dict[str, Any] | None,
+    training: Sequence[CachedSlice],
+    doses: str,
 ) -> dict[str, Any]:
     """What a reader of the model must know of its making; small enough to travel with it."""
     headline = {name: metrics[name] for name in ("body", "window", "slice", "dose")} if metrics else None
@@ -131,6 +151,6 @@ def _provenance(
         "minutes": round(run.progress.seconds / 60, 1),
         "slices": len(training),
         "patients": len({item.patient for item in training}),
-        "simulation": "projection-domain noise insertion, calibrated on each slice's own noise",
+        "simulation": doses,
         "test": headline,
     }
