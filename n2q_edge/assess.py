@@ -88,7 +88,7 @@ class SliceResult:
         number: place in its series along z, from 1; rejected slices count.
         ref: identity and geometry.
         quality: scores in the body mask; None without a body.
-        dose: the dose it looks like; None without a body.
+        dose: the dose it looks like; None without a body, or if the model has no dose head.
         noise_hu: model-free noise level; None with too little soft tissue.
         model_noise_hu: median of the model's own noise map where `noise_hu` is measured, if it gives one.
         flags: of the input, `no_body` and `noise_disagreement`.
@@ -436,10 +436,10 @@ def _score(
     loaded = arrived.slice
     height, width = loaded.hu.shape
     quality_map = inference.quality_map[row, 0, :height, :width].copy()  # the runtime may reuse its buffer
-    probabilities = inference.dose_probabilities[row]
+    probabilities = None if inference.dose_probabilities is None else inference.dose_probabilities[row]
     noise_map = None if inference.noise_map is None else inference.noise_map[row, 0, :height, :width].copy()
-    outputs = (quality_map, probabilities) if noise_map is None else (quality_map, probabilities, noise_map)
-    if not all(np.isfinite(output).all() for output in outputs):
+    outputs = (quality_map, probabilities, noise_map)
+    if not all(output is None or np.isfinite(output).all() for output in outputs):
         return _model_rejected(
             arrived, ModelReason.NON_FINITE_OUTPUT, "NaN or infinity in the model's output"
         )
@@ -449,6 +449,9 @@ def _score(
     model_noise = None
     if noise_map is not None:
         model_noise = scoring.model_noise(noise_map, scoring.soft_tissue(loaded.hu, mask))
+    dose: scoring.Dose | None = None
+    if quality and probabilities is not None:
+        dose = scoring.dose_scores(probabilities, spec.dose_levels)
     scores: tuple[RegionScore, ...] = ()
     if quality:
         scores = region_scores(quality_map, regions(loaded, mask), loaded.pixel_spacing_mm)
@@ -462,7 +465,7 @@ def _score(
         number=arrived.number,
         ref=loaded.ref,
         quality=quality,
-        dose=scoring.dose_scores(probabilities, spec.dose_levels) if quality else None,
+        dose=dose,
         noise_hu=noise,
         model_noise_hu=model_noise,
         flags=tuple(flags),

@@ -22,7 +22,7 @@ TISSUE_HU, AIR_HU = 50, -1000
 
 
 class FakeRuntime:
-    """Satisfies the `Runtime` protocol: a quality map that is a function of HU, and a chosen dose.
+    """Satisfies the `Runtime` protocol: a quality map that is a function of HU, and a chosen dose, or none.
 
     Attributes:
         calls: shape of every inference, warm-ups included.
@@ -32,11 +32,11 @@ class FakeRuntime:
     def __init__(
         self,
         quality: Callable[[FloatArray], FloatArray] = lambda hu: np.full_like(hu, 0.75),
-        dose: Sequence[float] = (0.0, 0.1, 0.6, 0.2, 0.1),
+        dose: Sequence[float] | None = (0.0, 0.1, 0.6, 0.2, 0.1),
         size_multiple: int = 16,
         fails_on: Callable[[FloatArray], bool] = lambda hu: False,
     ) -> None:
-        outputs = ("quality_map", "dose_probabilities")
+        outputs = ("quality_map",) if dose is None else ("quality_map", "dose_probabilities")
         self._spec = ModelSpec("fake", "1", {"class": "Fake"}, size_multiple=size_multiple, outputs=outputs)
         self._quality, self._dose, self._fails_on = quality, dose, fails_on
         self.calls: list[tuple[int, ...]] = []
@@ -71,7 +71,7 @@ class FakeRuntime:
         self.calls.append(hu.shape)
         if self._fails_on(hu):
             raise ModelError("the fake was told to fail")
-        dose = np.tile(np.asarray(self._dose, dtype=np.float32), (len(hu), 1))
+        dose = None if self._dose is None else np.tile(np.asarray(self._dose, np.float32), (len(hu), 1))
         return Inference(self._quality(hu), dose, InferTiming(total=8.0 * len(hu)))
 
     def close(self) -> None:

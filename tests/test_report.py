@@ -3,7 +3,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -20,7 +21,11 @@ from n2q_edge.errors import OutputError
 from n2q_edge.report import document, folder, slices_csv, table
 from n2q_edge.report.machine import describe_machine
 from n2q_edge.report.text import percent, printable, shorten
+from n2q_edge.runtimes import Runtime, open_model
 from n2q_edge.runtimes.base import FloatArray
+
+sys.path.insert(0, str(Path(__file__).parent / "runtimes"))  # for `tiny`
+import tiny
 
 CtSeries = Callable[..., Path]
 
@@ -29,6 +34,20 @@ AIR = np.full((96, 96), -1000, np.float32)
 
 def by_brightness(hu: FloatArray) -> FloatArray:
     return np.clip(hu / 100, 0, 1)
+
+
+@pytest.fixture(params=["fake", "onnxruntime"])
+def without_dose(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Assessment]:
+    """Two slices of 10 and 40 HU, assessed by models without a dose head."""
+    write_series(tmp_path / "series", [phantom(96, 10), phantom(96, 40)])
+    if request.param == "fake":
+        runtime: Runtime = FakeRuntime(by_brightness, dose=None)
+    else:
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+        runtime = open_model(tiny.write_onnx(tmp_path / "map.onnx", spec=tiny.MAP_ONLY), "onnxruntime")
+    with runtime:
+        yield assess(scan([tmp_path / "series"]), runtime, keep_worst=2)
 
 
 @pytest.fixture
@@ -84,6 +103,28 @@ def test_what_was_not_measured_is_null(mixed: Assessment) -> None:
     assert air["dose"] == {"level": None, "probabilities": None}
     assert air["noise_hu"] is None
     assert air["flags"] == ["no_body"]
+
+
+def test_a_model_without_a_dose_head_names_no_dose_anywhere(without_dose: Assessment, tmp_path: Path) -> None:
+    """Not null for want of a body: every slice has a quality, and none a dose."""
+    built = document.build(without_dose, worst=2)
+    validate(built)
+    assert built["model"]["dose_levels_percent"] == []
+    (series,) = built["series"]
+    assert series["summary"]["dose"] == []
+    assert series["summary"]["slices_scored"] == 2
+    assert [item["dose"] for item in series["slices"]] == [{"level": None, "probabilities": None}] * 2
+    (first, _) = csv.DictReader(io.StringIO(slices_csv.to_csv(without_dose)))
+    assert first["dose_level_percent"] == ""
+    assert first["quality_mean"] != ""
+    assert not [name for name in first if name.startswith("dose_probability")]
+    assert "looks like" not in rendered(without_dose)
+    folder.write_folder(without_dose, built, tmp_path)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "the model does not tell" in page
+    assert "Dose level along z" not in page
+    assert page.count("position along z, mm") == 1  # now below the noise
+    assert (tmp_path / "series001_quality.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_summary(mixed: Assessment) -> None:

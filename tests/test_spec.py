@@ -20,6 +20,14 @@ def test_json_round_trip() -> None:
     assert ModelSpec.from_json(SPEC.to_json()) == SPEC
 
 
+@pytest.mark.parametrize("optional", [(), ("noise_map",), ("log_variance", "noise_map")])
+def test_only_the_quality_map_is_required(optional: tuple[str, ...]) -> None:
+    spec = ModelSpec("map", "1", {}, outputs=("quality_map", *optional))
+    assert ModelSpec.from_json(spec.to_json()).outputs == ("quality_map", *optional)
+    assert spec.predicted_doses == ()
+    assert SPEC.predicted_doses == SPEC.dose_levels
+
+
 def test_metadata_without_a_spec_is_refused() -> None:
     with pytest.raises(ModelError, match=r"model\.onnx carries no n2q-edge model spec"):
         ModelSpec.from_metadata({"author": "x"}, "model.onnx")
@@ -32,6 +40,8 @@ def test_metadata_without_a_spec_is_refused() -> None:
         {"window_width": 0},
         {"outputs": ["dose_probabilities", "quality_map"]},
         {"outputs": ["quality_map", "dose_probabilities", "mystery"]},
+        {"outputs": ["quality_map", "noise_map", "noise_map"]},
+        {"outputs": ["dose_probabilities"]},
         {"dose_levels": []},
         {"unknown_field": 1},
         {"ssim": {"window": 11, "surprise": 1}},

@@ -38,7 +38,9 @@ class Cells(nn.Module):
 
     def __init__(self, gain: float, offset: float) -> None:
         super().__init__()
-        self.register_buffer("pick", gain * torch.eye(CELLS).reshape(CELLS, 1, BLOCK, BLOCK), persistent=False)
+        self.register_buffer(
+            "pick", gain * torch.eye(CELLS).reshape(CELLS, 1, BLOCK, BLOCK), persistent=False
+        )
         self.register_buffer("offset", torch.full((CELLS,), offset), persistent=False)
         self.pick: Tensor
         self.offset: Tensor

@@ -120,7 +120,7 @@ def _model(assessment: Assessment) -> dict[str, Any]:
         "precision": spec.precision,
         "window_center_hu": spec.window_center,
         "window_width_hu": spec.window_width,
-        "dose_levels_percent": [to_percent(level) for level in spec.dose_levels],
+        "dose_levels_percent": [to_percent(level) for level in spec.predicted_doses],
         "runtime": plain(runtime),
     }
 

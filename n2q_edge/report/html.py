@@ -110,7 +110,7 @@ def _series(
         or f"Series {entry['number']}",
         "why": [capital(reason) for reason in entry["verdict"]["reasons"]],
         "cautions": _cautions(entry),
-        "figures": _figures(entry),
+        "figures": _figures(entry, predicts_dose=bool(document["model"]["dose_levels_percent"])),
         "protocol": _protocol(entry["protocol"]),
         "regions": sorted(entry["summary"]["regions"], key=lambda region: region["mean"]),
         "charts": _charts(entry, document),
@@ -140,10 +140,11 @@ def _cautions(entry: dict[str, Any]) -> list[str]:
     ]
 
 
-def _figures(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _figures(entry: dict[str, Any], predicts_dose: bool) -> list[tuple[str, str, str]]:
     """The numbers at the top: name, value, what else."""
     summary, total = entry["summary"], entry["latency"]["stages_ms"].get("total")
     quality, dose = summary["quality"], max(summary["dose"], key=lambda item: item["slices"], default=None)
+    no_dose = "no slice has a body" if predicts_dose else "the model does not tell"
     model_noise = sorted(
         item["model_noise_hu"] for item in entry["slices"] if item["model_noise_hu"] is not None
     )
@@ -152,7 +153,7 @@ def _figures(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "Looks like dose",
             percent(dose["level"]) if dose else "–",
-            f"{dose['slices']} of {summary['slices']} slices" if dose else "no slice has a body",
+            f"{dose['slices']} of {summary['slices']} slices" if dose else no_dose,
         ),
         (
             "Noise",
@@ -178,7 +179,7 @@ def _protocol(protocol: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _charts(entry: dict[str, Any], document: dict[str, Any]) -> list[Markup]:
-    """Quality, noise and dose along z, on one horizontal axis."""
+    """Quality, noise and, if the model tells, dose along z, on one horizontal axis."""
     slices = entry["slices"]
     positions = [item["position_mm"] for item in slices]
     usable = None not in positions and len(set(positions)) > 1
@@ -187,10 +188,14 @@ def _charts(entry: dict[str, Any], document: dict[str, Any]) -> list[Markup]:
     low, high = (min(where), max(where)) if len(set(where)) > 1 else (round_axis.low, round_axis.high)
     inside = tuple(tick for tick in round_axis.ticks if low <= tick[0] <= high)
     along = Axis(low, high, inside, round_axis.title)
+    levels = document["model"]["dose_levels_percent"]
+    quality = _quality_chart(entry, where, along)
+    if not levels:
+        return [quality, _noise_chart(slices, where, along, lowest=True)]
     return [
-        _quality_chart(entry, where, along),
-        _noise_chart(slices, where, along),
-        _dose_chart(slices, where, along, document["model"]["dose_levels_percent"]),
+        quality,
+        _noise_chart(slices, where, along, lowest=False),
+        _dose_chart(slices, where, along, levels),
     ]
 
 
@@ -220,10 +225,12 @@ def _quality_chart(entry: dict[str, Any], where: list[float], along: Axis) -> Ma
     )
 
 
-def _noise_chart(slices: list[dict[str, Any]], where: list[float], along: Axis) -> Markup:
+def _noise_chart(slices: list[dict[str, Any]], where: list[float], along: Axis, *, lowest: bool) -> Markup:
+    """The `lowest` of the charts has the labels of the axis they share, and the room for them."""
     measured = [item["noise_hu"] for item in slices]
     model = [item["model_noise_hu"] for item in slices]
-    plot = Plot(along, axis([*measured, *model], "noise, HU", zero=True, ticks=3), height=110, x_labels=False)
+    scale = axis([*measured, *model], "noise, HU", zero=True, ticks=3)
+    plot = Plot(along, scale, height=140 if lowest else 110, x_labels=lowest)
     plot.line(where, model, "second")
     plot.line(where, measured)
     plot.dots(_points(slices, where, "noise", lambda item: item["noise_hu"], 1))

@@ -15,8 +15,11 @@ STAGES = ("read", "decode", "wait", "infer", "score", "total")
 
 
 def to_csv(assessment: Assessment) -> str:
-    """All slices of all series, with a header row; an absent number is an empty cell."""
-    levels = [f"dose_probability_{to_percent(level):g}" for level in assessment.spec.dose_levels]
+    """All slices of all series, with a header row; an absent number is an empty cell.
+
+    A model without a dose head has no columns of dose probabilities.
+    """
+    levels = [f"dose_probability_{to_percent(level):g}" for level in assessment.spec.predicted_doses]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     stages = [f"{stage}_ms" for stage in STAGES]

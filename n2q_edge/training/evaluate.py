@@ -25,7 +25,8 @@ FloatArray = NDArray[np.float32]
 WINDOW_SMOOTHING = 1.5  # pixels: "in the window" is asked of the smoothed full-dose slice
 BOOTSTRAPS = 1000
 
-Predictor = Callable[[FloatArray], tuple[FloatArray, NDArray[np.float32]]]
+Predictor = Callable[[FloatArray], tuple[FloatArray, FloatArray | None]]
+"""From HU [H,W] to the quality map [H,W] and the dose probabilities [K]; None without a dose head."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +72,29 @@ def cases(slices: Sequence[CachedSlice], spec: ModelSpec, seed: int = 0) -> Iter
             yield Case(item.patient, dose, low, quality, body, inside)
 
 
-def torch_predictor(network: torch.nn.Module, device: torch.device) -> Predictor:
-    """Predict with a PyTorch network, one slice at a time."""
+def torch_predictor(network: torch.nn.Module, device: torch.device, spec: ModelSpec) -> Predictor:
+    """Predict with a PyTorch network of that spec, one slice at a time."""
 
     @torch.no_grad()
-    def predict(hu: FloatArray) -> tuple[FloatArray, NDArray[np.float32]]:
-        outputs = network(torch.from_numpy(hu)[None, None].to(device))
-        return outputs[0][0, 0].cpu().numpy(), outputs[1][0].cpu().numpy()
+    def predict(hu: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+        tensors = network(torch.from_numpy(hu)[None, None].to(device))
+        outputs = {name: tensor[0].cpu().numpy() for name, tensor in zip(spec.outputs, tensors, strict=True)}
+        return outputs["quality_map"][0], outputs.get("dose_probabilities")
 
     return predict
 
 
 @dataclass(frozen=True)
 class _SliceResult:
+    """Scores of one case; `dose_errors`: whether the level was hit, and the error of the log dose."""
+
     patient: str
     dose: float
     true_mean: float
     mean: float
     body: NDArray[np.float64]
     window: NDArray[np.float64]
-    level_hit: bool
-    log_dose_error: float
+    dose_errors: tuple[bool, float] | None
 
 
 def evaluate(
@@ -101,8 +104,9 @@ def evaluate(
 
     Returns:
         JSON-able metrics: `body` and `window` {mae, rmse, plcc} over pixels, `slice` {mae, plcc, srocc,
-        krocc} of body means, `dose` {accuracy, log_error}, `rises_with_dose` (share of slices whose mean
-        quality rises over all levels), `per_dose`, and 95 % `intervals` from a bootstrap over patients.
+        krocc} of body means, `dose` {accuracy, log_error} (None without a dose head), `rises_with_dose`
+        (share of slices whose mean quality rises over all levels), `per_dose`, and 95 % `intervals` from a
+        bootstrap over patients.
     """
     results = [_score(case, *predict(case.hu), spec) for case in cases(slices, spec, seed)]
     metrics = _summary(results)
@@ -120,9 +124,8 @@ def evaluate(
 
 
 def _score(
-    case: Case, quality: FloatArray, probabilities: NDArray[np.float32], spec: ModelSpec
+    case: Case, quality: FloatArray, probabilities: FloatArray | None, spec: ModelSpec
 ) -> _SliceResult:
-    levels = np.log(spec.dose_levels)
     return _SliceResult(
         patient=case.patient,
         dose=case.dose,
@@ -130,9 +133,14 @@ def _score(
         mean=float(quality[case.body].mean()),
         body=_moments(quality[case.body], case.quality[case.body]),
         window=_moments(quality[case.window], case.quality[case.window]),
-        level_hit=bool(np.isclose(spec.dose_levels[int(probabilities.argmax())], case.dose)),
-        log_dose_error=abs(float(probabilities @ levels) - float(np.log(case.dose))),
+        dose_errors=None if probabilities is None else _dose_errors(case.dose, probabilities, spec),
     )
+
+
+def _dose_errors(dose: float, probabilities: FloatArray, spec: ModelSpec) -> tuple[bool, float]:
+    """Whether the most probable level is the true one, and how far the mean log dose is from the true one."""
+    hit = bool(np.isclose(spec.dose_levels[int(probabilities.argmax())], dose))
+    return hit, abs(float(probabilities @ np.log(spec.dose_levels)) - float(np.log(dose)))
 
 
 def _moments(predicted: FloatArray, true: FloatArray) -> NDArray[np.float64]:
@@ -162,11 +170,16 @@ def _summary(results: Sequence[_SliceResult]) -> dict[str, Any]:
             "srocc": _correlation(stats.spearmanr, mean, true),
             "krocc": _correlation(stats.kendalltau, mean, true),
         },
-        "dose": {
-            "accuracy": float(np.mean([result.level_hit for result in results])),
-            "log_error": float(np.mean([result.log_dose_error for result in results])),
-        },
+        "dose": _dose_summary(results),
     }
+
+
+def _dose_summary(results: Sequence[_SliceResult]) -> dict[str, float] | None:
+    errors = [result.dose_errors for result in results if result.dose_errors is not None]
+    if not errors:
+        return None
+    hits, log_errors = zip(*errors, strict=True)
+    return {"accuracy": float(np.mean(hits)), "log_error": float(np.mean(log_errors))}
 
 
 def _correlation(statistic: Callable[..., Any], x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

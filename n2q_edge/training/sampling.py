@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from n2q_edge.network.preprocess import Window
 from n2q_edge.simulation.noise import dose_factors
 from n2q_edge.spec import ModelSpec
-from n2q_edge.training.cache import QUANTUM_IMAGES, STD_BLOCK, CachedSlice
+from n2q_edge.training.cache import STD_BLOCK, CachedSlice
 from n2q_edge.training.recipe import TrainingSettings
 from n2q_edge.training.ssim import gaussian_blur, ssim_map
 
@@ -140,12 +140,13 @@ class Sampler:
         images = torch.from_numpy(item.noise()[(slice(None), *place)].copy()).float()
         quantum, electronic = dose_factors(dose)
         own = 1.0  # dose of the twin, in doses of the slice
-        if rng.random() < self.settings.noisier_twin:
+        # A measured pair has one noise image: a noisier twin would share it.
+        if item.quantum_images > 1 and rng.random() < self.settings.noisier_twin:
             own = float(rng.uniform(LEAST_OWN_DOSE, 1.0))
-            full = full + _mixed(images, *dose_factors(own), rng)
+            full = full + _mixed(item, images, *dose_factors(own), rng)
             # Variances of the doses own and own * dose differ by these: 1/D - 1 and 1/D^2 - 1 are additive.
             quantum, electronic = quantum / own**0.5, electronic / own
-        noise = _mixed(images, quantum, electronic, rng)
+        noise = _mixed(item, images, quantum, electronic, rng)
         std = self._noise_std(item, place, *dose_factors(own * dose))
         return full.numpy(), noise.numpy(), std, dose
 
@@ -174,7 +175,9 @@ class Sampler:
         beyond = (self.settings.crop + 2 * MARGIN - small_full.shape[0]) // 2
         if beyond <= 0:
             return small_full, small_noise, level
-        small_full, small_noise = (np.pad(image, beyond, mode="reflect") for image in (small_full, small_noise))
+        small_full, small_noise = (
+            np.pad(image, beyond, mode="reflect") for image in (small_full, small_noise)
+        )
         return small_full, small_noise, np.pad(level, beyond // STD_BLOCK, mode="edge")
 
     def _dose(self, rng: np.random.Generator) -> float:
@@ -192,11 +195,12 @@ class Sampler:
         return np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)
 
 
-def _mixed(images: Tensor, quantum: float, electronic: float, rng: np.random.Generator) -> Tensor:
+def _mixed(
+    item: CachedSlice, images: Tensor, quantum: float, electronic: float, rng: np.random.Generator
+) -> Tensor:
     """A fresh realisation from noise images [Q+E,H,W]: see `simulation.noise.inserted_noise`."""
-    weights = np.concatenate(
-        [quantum * _unit(rng, QUANTUM_IMAGES), electronic * _unit(rng, images.shape[0] - QUANTUM_IMAGES)]
-    )
+    count = item.quantum_images
+    weights = np.concatenate([quantum * _unit(rng, count), electronic * _unit(rng, images.shape[0] - count)])
     return torch.tensordot(torch.from_numpy(weights.astype(np.float32)), images, dims=1)
 
 
@@ -216,7 +220,9 @@ def _other_kernel(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Slice, noise and noise level under another reconstruction kernel. The outer 3 pixels are not meant."""
     images = torch.from_numpy(np.stack([full, noise]))[:, None]
-    changed = (images + strength * (images - gaussian_blur(images, KERNEL_WINDOW, KERNEL_SIGMA)))[:, 0].numpy()
+    changed = (images + strength * (images - gaussian_blur(images, KERNEL_WINDOW, KERNEL_SIGMA)))[
+        :, 0
+    ].numpy()
     return changed[0], changed[1], std * (changed[1].std() / max(float(noise.std()), 1e-6))
 
 

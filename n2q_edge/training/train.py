@@ -15,13 +15,16 @@ from n2q_edge import __version__, checkpoint
 from n2q_edge.atomic import write_file
 from n2q_edge.errors import UsageError
 from n2q_edge.training.cache import CachedSlice
-from n2q_edge.training.data import TEST, TRAIN, OnSlice, collect, of_split
+from n2q_edge.training.data import TEST, TRAIN, OnSlice, check_split, collect, collect_pairs, of_split
 from n2q_edge.training.evaluate import evaluate, torch_predictor
 from n2q_edge.training.loop import OnStep, Progress, Run, fit
+from n2q_edge.training.pairs import MeasuredPairs
 from n2q_edge.training.recipe import Recipe, load_recipe
 from n2q_edge.training.sampling import Sampler
 
 DEFAULT_RUNS = Path("runs")
+SIMULATED = "projection-domain noise insertion, calibrated on each slice's own noise"
+MEASURED = "noise of measured pairs at {:g} of the full dose, scaled in the image domain"
 LOSS_POINTS = 50  # of the loss curve that the metrics file keeps
 
 
@@ -44,8 +47,9 @@ class TrainResult:
 
 def train(
     recipe_file: Path,
-    data: Sequence[Path],
+    data: Sequence[Path] = (),
     *,
+    pairs: MeasuredPairs | None = None,
     out: Path | None = None,
     runs: Path = DEFAULT_RUNS,
     cache: Path | None = None,
@@ -61,7 +65,8 @@ def train(
 
     Args:
         recipe_file: TOML recipe.
-        data: DICOM files and folders.
+        data: DICOM files and folders, whose lower doses are simulated.
+        pairs: the same scans at two doses.
         out: folder for the checkpoint and the metrics; beside the recipe when None.
         runs: folder of the run's state and, unless `cache` names another, of the noise cache.
         cache: folder of the noise cache.
@@ -75,13 +80,18 @@ def train(
 
     Raises:
         ModelError: the recipe is wrong.
-        UsageError: no usable data, or a device that is not there.
+        UsageError: no data or none that is usable, or a device that is not there.
     """
     recipe = load_recipe(recipe_file)
     where = _device(device)
     tell = on_stage or (lambda stage: None)
+    if not data and not pairs:
+        raise UsageError("nothing to train on: give --data or --pairs")
     tell("collecting slices")
-    slices = collect(data, cache or runs / "cache", on_slice)
+    stored = cache or runs / "cache"
+    slices = collect(data, stored, on_slice) if data else []
+    slices += collect_pairs(pairs, stored, on_slice) if pairs else []
+    check_split(slices)
     training, testing = list(of_split(slices, TRAIN)), list(of_split(slices, TEST))
     state_file = runs / f"{recipe.spec.name}.state"
     if not resume:
@@ -91,8 +101,12 @@ def train(
     run = fit(recipe, sampler, state_file, device=where, minutes=minutes, compiled=compiled, on_step=on_step)
     tell(f"evaluating on {len(testing)} slices of other patients")
     network = run.result.eval()
-    metrics = evaluate(torch_predictor(network, where), testing, recipe.spec) if testing else None
-    return _write(recipe, out or recipe.path.parent, run, metrics, training)
+    metrics = (
+        evaluate(torch_predictor(network, where, recipe.spec), testing, recipe.spec) if testing else None
+    )
+    made = [SIMULATED] if data else []
+    made += [MEASURED.format(pairs.dose)] if pairs else []
+    return _write(recipe, out or recipe.path.parent, run, metrics, training, "; ".join(made))
 
 
 def _device(name: str) -> torch.device:
@@ -106,9 +120,14 @@ def _device(name: str) -> torch.device:
 
 
 def _write(
-    recipe: Recipe, out: Path, run: Run, metrics: dict[str, Any] | None, training: Sequence[CachedSlice]
+    recipe: Recipe,
+    out: Path,
+    run: Run,
+    metrics: dict[str, Any] | None,
+    training: Sequence[CachedSlice],
+    doses: str,
 ) -> TrainResult:
-    spec = dataclasses.replace(recipe.spec, training=_provenance(recipe, run, metrics, training))
+    spec = dataclasses.replace(recipe.spec, training=_provenance(recipe, run, metrics, training, doses))
     weights = {name: tensor.cpu().contiguous() for name, tensor in run.result.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_file = out / recipe.checkpoint.name
@@ -121,7 +140,11 @@ def _write(
 
 
 def _provenance(
-    recipe: Recipe, run: Run, metrics: dict[str, Any] | None, training: Sequence[CachedSlice]
+    recipe: Recipe,
+    run: Run,
+    metrics: dict[str, Any] | None,
+    training: Sequence[CachedSlice],
+    doses: str,
 ) -> dict[str, Any]:
     """What a reader of the model must know of its making; small enough to travel with it."""
     headline = {name: metrics[name] for name in ("body", "window", "slice", "dose")} if metrics else None
@@ -133,6 +156,6 @@ def _provenance(
         "minutes": round(run.progress.seconds / 60, 1),
         "slices": len(training),
         "patients": len({item.patient for item in training}),
-        "simulation": "projection-domain noise insertion, calibrated on each slice's own noise",
+        "simulation": doses,
         "test": headline,
     }

@@ -1,13 +1,15 @@
 """Metrics of predictors whose scores are known beforehand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.cache import CachedSlice
-from n2q_edge.training.evaluate import cases, evaluate
+from n2q_edge.training.evaluate import cases, evaluate, torch_predictor
 
 SPEC = ModelSpec(name="t", version="t", network={"class": "compact"})
 
@@ -67,6 +69,24 @@ def test_a_constant_predictor_does_not_correlate(cached_slices: list[CachedSlice
     metrics = evaluate(constant, cached_slices, SPEC)
     assert metrics["slice"]["plcc"] == metrics["slice"]["srocc"] == 0
     assert metrics["rises_with_dose"] == 0
+
+
+def test_a_predictor_without_a_dose_head_has_no_dose_errors(cached_slices: list[CachedSlice]) -> None:
+    def constant(hu: np.ndarray) -> tuple[np.ndarray, None]:
+        return np.full_like(hu, 0.5), None
+
+    metrics = evaluate(constant, cached_slices, SPEC)
+    assert metrics["dose"] is None
+    assert metrics["per_dose"]["0.25"]["dose"] is None
+
+
+def test_a_network_predicts_by_the_names_of_its_outputs() -> None:
+    """A noise map in the second place is no dose."""
+    spec = replace(SPEC, outputs=("quality_map", "noise_map"))
+    predict = torch_predictor(lambda hu: (hu / 100, hu), torch.device("cpu"), spec)  # type: ignore[arg-type]
+    quality, dose = predict(np.full((8, 8), 50, np.float32))
+    assert (quality == 0.5).all()
+    assert dose is None
 
 
 def test_true_quality_rises_with_dose(cached_slices: list[CachedSlice]) -> None:
