@@ -34,7 +34,7 @@ HEADS = ("formula", "direct")
 
 
 class Cells(nn.Module):
-    """HU [N,1,H,W] as [N,16,H/4,W/4] times `gain` plus `offset`: a convolution, which keeps runtimes in one layout."""
+    """HU [N,1,H,W] as [N,16,H/4,W/4] times `gain` plus `offset`: a convolution, as runtimes like it."""
 
     def __init__(self, gain: float, offset: float) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class CompactNet(nn.Module):
 
         Returns:
             Quality map [N,1,H,W]; mean and log standard deviation of log dose [N,2]; log of the noise
-            standard deviation in HU [N,1,H/8,W/8]; log of the variance of the quality map's error, same shape.
+            standard deviation in HU [N,1,H/8,W/8]; log of the variance of the map's error, same shape.
         """
         wide, cells = self.wide(hu), self.windowed(hu).clamp(0.0, 1.0)
         variance = self.variance(cells)

@@ -1,10 +1,12 @@
 """RED-CNN (Chen et al., IEEE TMI 36, 2017) as the N2Q paper compares it: a map regressor without a dose head.
 
-Five 5x5 convolutions and five 5x5 transposed ones of 96 channels, no padding, internal residuals. The residual from
-the input and the final ReLU belong to denoising and are dropped; the map ends in tanh, as N2Q's does.
+Five 5x5 convolutions and five 5x5 transposed ones of 96 channels, no padding, internal residuals. The
+residual from the input and the final ReLU belong to denoising and are dropped; the map ends in tanh, as N2Q's.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +35,9 @@ class RedCnn(nn.Module):
         super().__init__()
         self.window = Window(spec.window_center, spec.window_width)
         widths = [1] + [channels] * LAYERS
-        self.convs = nn.ModuleList(
-            nn.Conv2d(into, out, KERNEL) for into, out in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(into, out, KERNEL) for into, out in pairwise(widths))
         self.deconvs = nn.ModuleList(
-            nn.ConvTranspose2d(into, out, KERNEL)
-            for into, out in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            nn.ConvTranspose2d(into, out, KERNEL) for into, out in pairwise(reversed(widths))
         )
 
     def forward(self, hu: Tensor) -> tuple[Tensor]:

@@ -1,8 +1,8 @@
-"""N2Q as published: a U-Net with a dose-classification branch at the bottleneck (Haque, Wang, Imran 2022).
+"""N2Q as published: a U-Net with a dose-classification branch (Haque, Wang, Imran 2022), and its variants.
 
-Five more of the paper's systems are this network with parts left out: AE (no skips, no head), U-Net (slice alone, no
-head), U-HPF (high-pass alone, no head), U-Con (both, no head), U-SSL (slice alone). Attribute names follow the
-authors' notebook, so that their state dicts load as they are.
+Five more of the paper's systems are this network with parts left out: AE (no skips, no head), U-Net (slice
+alone, no head), U-HPF (high-pass alone, no head), U-Con (both, no head), U-SSL (slice alone). Attribute names
+follow the authors' notebook, so that their state dicts load as they are.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class UNet(nn.Module):
         self.conv_last = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, hu: Tensor) -> tuple[Tensor, ...]:
-        """Predict from HU [N,1,H,W]: quality map [N,1,H,W] in [0, 1] and, with a head, dose probabilities [N,K]."""
+        """Predict from HU [N,1,H,W]: quality map [N,1,H,W] in [0, 1] and, with a head, dose [N,K]."""
         tiles = _to_tiles(hu, self.tile) if self.tile else hu
         map_logits, dose_logits = self.raw(tiles)
         quality = (map_logits + 1.0) / 2.0

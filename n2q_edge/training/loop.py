@@ -80,8 +80,8 @@ def fit(
         state_file: the run's state; training goes on from it when it exists.
         device: where to train.
         minutes: end the schedule after this much training time, if its steps have not ended it before.
-        compiled: compile the loss with torch.compile (needs a C++ compiler): a minute or two of preparation, which
-            no budget counts, for a quarter less time a step with the compact networks; none with the U-Net.
+        compiled: compile the loss with torch.compile (needs a C++ compiler): a minute or two of preparation,
+            which no budget counts, for a quarter less time a step with compact networks; none with the U-Net.
         on_step: called after every step.
 
     Raises:

@@ -38,7 +38,7 @@ def _published_loss(network: UNet | RedCnn, batch: Batch, settings: TrainingSett
 
 
 def _compact_loss(network: CompactNet, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
-    """The map in [0, 1], log dose as a normal variable, log noise by its absolute error, and the map's own error."""
+    """The map in [0, 1], log dose as a normal variable, log noise by its absolute error, the map's error."""
     quality, log_dose, log_noise, log_variance = network.raw(batch.hu)
     error = quality - batch.quality
     map_loss = _map_loss(error, batch.weight, settings.map_loss)
@@ -54,7 +54,7 @@ def _compact_loss(network: CompactNet, batch: Batch, settings: TrainingSettings)
 
 
 def _variance_loss(log_variance: Tensor, error: Tensor, cell: int) -> Tensor:
-    """Negative log-likelihood of the map's errors, taken as given, under a normal of this variance in each cell."""
+    """Negative log-likelihood of the map's errors, taken as given, under a normal of each cell's variance."""
     squared = F.avg_pool2d(error.detach().square(), cell) + 1e-6
     return 0.5 * (log_variance + squared * (-log_variance.clamp_min(-12.0)).exp())
 

@@ -38,7 +38,7 @@ class TrainingSettings:
         air_weight: weight of pixels in air in the map loss (1 = all alike, as the authors do).
         doses: `levels` draws one of the spec's levels, `continuous` a log-uniform dose in [0.03, 1].
         hu_offset: largest random HU offset given to a slice and its twin.
-        reduced: share of the samples that are reduced to half resolution (2x2 means), as the authors' slices are.
+        reduced: share of the samples at half resolution (2x2 means), as the authors' slices are.
         kernel_change: share of the samples given another reconstruction kernel (see `sampling`).
         noisier_twin: share of the samples whose full-dose twin is itself given less dose.
         ema: decay of the exponential average of the weights that is kept; 0 keeps the last weights.

@@ -54,7 +54,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A slice and its low-dose version, with what margin they have, and its noise level on the 8-pixel grid."""
+    """A slice and its low-dose version, with their margin, and the noise level on the 8-pixel grid."""
 
     full: FloatArray
     low: FloatArray
@@ -67,8 +67,8 @@ class Sampler:
 
     Patients weigh with the square root of their slices, so that one long series does not drown the others.
 
-    Three changes make more scanners of those in the data; each is a linear operation on slice and noise alike, so
-    that the pair stays a true pair:
+    Three changes make more scanners of those in the data; each is a linear operation on slice and noise
+    alike, so that the pair stays a true pair:
 
     - `reduced`: half the resolution, as another field of view or the authors' resizing has it;
     - `kernel_change`: another reconstruction kernel. Kernels of one scan differ by a linear filter; here
@@ -133,11 +133,12 @@ class Sampler:
     def _draw(
         self, item: CachedSlice, place: tuple[slice, slice], rng: np.random.Generator
     ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
-        """Full-dose pixels, a fresh realisation of the noise of a dose, its level on the 8-pixel grid, the dose."""
+        """Full-dose pixels, fresh noise of some dose, the noise level on the 8-pixel grid, the dose."""
         dose = self._dose(rng)
-        full = torch.from_numpy(item.hu()[place].astype(np.float32))
+        rows, columns = place
+        full = torch.from_numpy(item.hu()[rows, columns].astype(np.float32))
         # PyTorch turns half into single precision several times faster than numpy does.
-        images = torch.from_numpy(item.noise()[(slice(None), *place)].copy()).float()
+        images = torch.from_numpy(item.noise()[:, rows, columns].copy()).float()
         quantum, electronic = dose_factors(dose)
         own = 1.0  # dose of the twin, in doses of the slice
         # A measured pair has one noise image: a noisier twin would share it.
@@ -169,7 +170,7 @@ class Sampler:
         return place
 
     def _halved(self, full: FloatArray, noise: FloatArray, std: FloatArray) -> tuple[FloatArray, ...]:
-        """Means of 2x2; a slice smaller than the crop is continued by reflection, as the SSIM continues it."""
+        """Means of 2x2; a slice smaller than the crop goes on by reflection, as in the SSIM."""
         small_full, small_noise = _means_of_four(full), _means_of_four(noise)
         level = _means_of_four(std) * (small_noise.std() / max(float(noise.std()), 1e-6))
         beyond = (self.settings.crop + 2 * MARGIN - small_full.shape[0]) // 2
@@ -201,7 +202,8 @@ def _mixed(
     """A fresh realisation from noise images [Q+E,H,W]: see `simulation.noise.inserted_noise`."""
     count = item.quantum_images
     weights = np.concatenate([quantum * _unit(rng, count), electronic * _unit(rng, images.shape[0] - count)])
-    return torch.tensordot(torch.from_numpy(weights.astype(np.float32)), images, dims=1)
+    mixed: Tensor = torch.tensordot(torch.from_numpy(weights.astype(np.float32)), images, dims=1)
+    return mixed
 
 
 def _unit(rng: np.random.Generator, count: int) -> NDArray[np.float64]:

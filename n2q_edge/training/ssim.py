@@ -40,7 +40,7 @@ def ssim_map(image: Tensor, reference: Tensor, ssim: SsimDefinition) -> Tensor:
 def gaussian_blur(image: Tensor, window: int, sigma: float) -> Tensor:
     """Separable Gaussian of `window` taps with reflect padding, [N,1,H,W] to [N,1,H,W].
 
-    Products with small banded matrices, strip by strip: on one channel they beat convolutions several times over.
+    Products with small banded matrices, strip by strip: on one channel they beat convolutions several times.
     """
     half, (height, width) = window // 2, image.shape[-2:]
     matrix = _strip_matrix(window, sigma).to(image.device, image.dtype)
