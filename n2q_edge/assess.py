@@ -30,6 +30,7 @@ from n2q_edge import scoring
 from n2q_edge.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, Skipped, SliceReader, SliceRef
 from n2q_edge.errors import ExitCode, ModelError
+from n2q_edge.heap import keep_freed_memory
 from n2q_edge.pipeline import Lanes, in_order, worker_count
 from n2q_edge.policy import Judgement, Policy
 from n2q_edge.runtimes.base import FloatArray, Inference, Runtime
@@ -332,6 +333,7 @@ def _stream(
     series: Sequence[Series], runtime: Runtime, batch: int, regions: Regions
 ) -> Generator[_Done, None, None]:
     """One `_Done` for every slice of every series, in order."""
+    keep_freed_memory()
     workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
     with Lanes(runtime, workers) as lanes, _Readers() as readers:
         assessor = _Assessor(lanes, readers, regions)
@@ -448,7 +450,9 @@ def _score(
     noise = scoring.global_noise_level(loaded.hu, mask, loaded.pixel_spacing_mm)
     model_noise = None
     if noise_map is not None:
-        model_noise = scoring.model_noise(noise_map, scoring.soft_tissue(loaded.hu, mask))
+        coarse = np.s_[::2, ::2]  # a median of neighbours that are nearly the same
+        soft = scoring.soft_tissue(loaded.hu[coarse], mask[coarse])
+        model_noise = scoring.model_noise(noise_map[coarse], soft)
     dose: scoring.Dose | None = None
     if quality and probabilities is not None:
         dose = scoring.dose_scores(probabilities, spec.dose_levels)

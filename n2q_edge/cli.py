@@ -510,6 +510,9 @@ def train(
         float | None,
         typer.Option(min=0, help="End the schedule after this much training time (processor time on a CPU)."),
     ] = None,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation/--no-evaluation", help="Evaluate on the patients held out.")
+    ] = True,
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile the loss: faster steps, a minute of preparation.")
     ] = False,
@@ -537,6 +540,7 @@ def train(
             runs=runs,
             device=device,
             minutes=minutes,
+            evaluation=evaluation,
             compiled=compiled,
             resume=resume,
             on_slice=on_slice,

@@ -1,7 +1,7 @@
 """RED-CNN (Chen et al., IEEE TMI 36, 2017) as the N2Q paper compares it: a map regressor without a dose head.
 
 Five 5x5 convolutions and five 5x5 transposed ones of 96 channels, no padding, internal residuals. The
-residual from the input and the final ReLU belong to denoising and are dropped; the map ends in tanh, as N2Q's.
+residual from the input and the final ReLU belong to denoising and are dropped; the map ends in tanh.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ def train(
     out: Path | None = None,
     runs: Path = DEFAULT_RUNS,
     cache: Path | None = None,
+    evaluation: bool = True,
     compiled: bool = False,
     device: str = "auto",
     minutes: float | None = None,
@@ -70,6 +71,7 @@ def train(
         out: folder for the checkpoint and the metrics; beside the recipe when None.
         runs: folder of the run's state and, unless `cache` names another, of the noise cache.
         cache: folder of the noise cache.
+        evaluation: evaluate on the patients held out; False leaves that to `n2q-edge evaluate`.
         compiled: compile the loss with torch.compile; see `fit`.
         device: `auto`, `cpu` or `cuda`.
         minutes: end the schedule after this much training time.
@@ -99,11 +101,10 @@ def train(
     tell(f"training {recipe.spec.name} on {len(training)} slices ({where})")
     sampler = Sampler(training, recipe.spec, recipe.training)
     run = fit(recipe, sampler, state_file, device=where, minutes=minutes, compiled=compiled, on_step=on_step)
-    tell(f"evaluating on {len(testing)} slices of other patients")
-    network = run.result.eval()
-    metrics = (
-        evaluate(torch_predictor(network, where, recipe.spec), testing, recipe.spec) if testing else None
-    )
+    metrics = None
+    if evaluation and testing:
+        tell(f"evaluating on {len(testing)} slices of other patients")
+        metrics = evaluate(torch_predictor(run.result.eval(), where, recipe.spec), testing, recipe.spec)
     made = [SIMULATED] if data else []
     made += [MEASURED.format(pairs.dose)] if pairs else []
     return _write(recipe, out or recipe.path.parent, run, metrics, training, "; ".join(made))
