@@ -24,6 +24,7 @@ QUANTUM_IMAGES = 6
 ELECTRONIC_IMAGES = 2
 STD_BLOCK = 8  # pixels a side: the grid of the noise-map target
 VERSION = 1
+NOT_STORED = ("folder", "key", "thickness_mm")  # of a `CachedSlice`
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class CachedSlice:
         pixel_mm: pixel spacing, mm.
         cutoff: apodisation that matches its kernel.
         electronic_quanta: Ne.
+        thickness_mm: slice thickness of the header, None if unknown; not stored in the cache.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class CachedSlice:
     pixel_mm: float
     cutoff: float
     electronic_quanta: float
+    thickness_mm: float | None = None
 
     def hu(self) -> NDArray[np.int16]:
         """The full-dose slice, int16 [H,W], HU."""
@@ -119,7 +122,7 @@ def store(folder: Path, source: SourceSlice) -> CachedSlice:
     cached = CachedSlice(
         folder, key, source.patient, source.split, source.pixel_mm, basis.cutoff, basis.electronic_quanta
     )
-    description = {name: value for name, value in asdict(cached).items() if name not in ("folder", "key")}
+    description = {name: value for name, value in asdict(cached).items() if name not in NOT_STORED}
     partial = folder / f"{key}.json.part"
     partial.write_text(json.dumps(description))
     partial.replace(folder / f"{key}.json")

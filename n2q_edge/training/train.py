@@ -14,6 +14,7 @@ import torch
 from n2q_edge import __version__, checkpoint
 from n2q_edge.atomic import write_file
 from n2q_edge.errors import UsageError
+from n2q_edge.training import domain
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.data import TEST, TRAIN, OnSlice, collect, of_split
 from n2q_edge.training.evaluate import evaluate, torch_predictor
@@ -88,6 +89,7 @@ def train(
     tell(f"evaluating on {len(testing)} slices of other patients")
     network = run.result.eval()
     metrics = evaluate(torch_predictor(network, where), testing, recipe.spec) if testing else None
+    tell("measuring what the training slices are like")
     return _write(recipe, out or recipe.path.parent, run, metrics, training)
 
 
@@ -104,7 +106,11 @@ def _device(name: str) -> torch.device:
 def _write(
     recipe: Recipe, out: Path, run: Run, metrics: dict[str, Any] | None, training: Sequence[CachedSlice]
 ) -> TrainResult:
-    spec = dataclasses.replace(recipe.spec, training=_provenance(recipe, run, metrics, training))
+    spec = dataclasses.replace(
+        recipe.spec,
+        training=_provenance(recipe, run, metrics, training),
+        domain=domain.learn(domain.examples(training)),
+    )
     weights = {name: tensor.cpu().contiguous() for name, tensor in run.result.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_file = out / recipe.checkpoint.name
