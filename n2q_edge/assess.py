@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from n2q_edge import scoring
+from n2q_edge.applicability import OUT_OF_DOMAIN, Deviation, deviations, measure
 from n2q_edge.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, Skipped, SliceReader, SliceRef
 from n2q_edge.errors import ExitCode, ModelError
@@ -92,10 +93,12 @@ class SliceResult:
         dose: the dose it looks like; None without a body, or if the model has no dose head.
         noise_hu: model-free noise level; None with too little soft tissue.
         model_noise_hu: median of the model's own noise map where `noise_hu` is measured, if it gives one.
-        flags: of the input, `no_body` and `noise_disagreement`.
+        flags: of the input, `no_body`, `noise_disagreement` and `out_of_domain`.
         times: of every stage.
         images: the pixels behind the numbers; None once dropped to save memory.
         regions: quality of every tissue class, or of every segment of a segmentation, that is large enough.
+        out_of_domain: why it is unlike the model's training data; empty if it is not, None if the model
+            cannot tell.
     """
 
     number: int
@@ -108,6 +111,7 @@ class SliceResult:
     times: StageTimes
     images: SliceImages | None = field(default=None, repr=False)
     regions: tuple[RegionScore, ...] = ()
+    out_of_domain: tuple[Deviation, ...] | None = None
 
 
 @dataclass
@@ -464,6 +468,9 @@ def _score(
         flags.append(NO_BODY)
     if noise_disagrees(noise, model_noise):
         flags.append(NOISE_DISAGREEMENT)
+    strange = _out_of_domain(loaded, mask, noise, spec)
+    if strange:
+        flags.append(OUT_OF_DOMAIN)
     ended = now_ms()
     return SliceResult(
         number=arrived.number,
@@ -476,7 +483,17 @@ def _score(
         times=_times(arrived, inference, began, ended, warm_up),
         images=SliceImages(loaded.hu, quality_map, mask, noise_map),
         regions=scores,
+        out_of_domain=strange,
     )
+
+
+def _out_of_domain(
+    loaded: LoadedSlice, mask: scoring.BoolArray, noise_hu: float | None, spec: ModelSpec
+) -> tuple[Deviation, ...] | None:
+    if spec.domain is None:
+        return None
+    spacing, thickness = loaded.pixel_spacing_mm, loaded.ref.slice_thickness_mm
+    return deviations(measure(loaded.hu, mask, spacing, thickness, noise_hu), spec.domain)
 
 
 def _times(

@@ -35,6 +35,24 @@ class SsimDefinition:
 
 
 @dataclass(frozen=True)
+class FeatureLimits:
+    """Which values of a feature of a slice a model knows (see `n2q_edge.applicability`).
+
+    Attributes:
+        training: lowest and highest value that counts as learned.
+        limits: the same with a margin; a slice beyond is unlike the training data.
+    """
+
+    training: tuple[float, float]
+    limits: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        low, high = self.limits
+        if not low <= self.training[0] <= self.training[1] <= high:  # a NaN fails, too
+            raise ValueError(f"limits {self.limits} do not enclose {self.training}")
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """What a model is and how to feed it.
 
@@ -51,6 +69,7 @@ class ModelSpec:
         ssim: the SSIM definition behind the quality map.
         precision: precision of the weights: `fp32`, `fp16`, `fp16-norm32` or `int8`.
         training: provenance: data, steps, seed, metrics, attribution. Free-form JSON.
+        domain: by feature, what the training data was like; None if the model cannot tell.
     """
 
     name: str
@@ -64,6 +83,7 @@ class ModelSpec:
     ssim: SsimDefinition = field(default_factory=SsimDefinition)
     precision: str = "fp32"
     training: dict[str, Any] = field(default_factory=dict)
+    domain: dict[str, FeatureLimits] | None = None
 
     def __post_init__(self) -> None:
         optional = self.outputs[len(REQUIRED_OUTPUTS) :]
@@ -106,6 +126,7 @@ class ModelSpec:
             fields["ssim"] = SsimDefinition(**fields["ssim"])
             fields["dose_levels"] = tuple(float(level) for level in fields["dose_levels"])
             fields["outputs"] = tuple(fields["outputs"])
+            fields["domain"] = _domain(fields.get("domain"))
             return cls(**fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"model spec cannot be read ({error}): export the model again") from None
@@ -125,3 +146,14 @@ class ModelSpec:
             return cls.from_json(metadata[SPEC_KEY])
         except ModelError as error:
             raise ModelError(f"{source}: {error}") from None
+
+
+def _domain(found: dict[str, Any] | None) -> dict[str, FeatureLimits] | None:
+    """The `domain` of a spec's JSON; files made before there was one have none."""
+    if found is None:
+        return None
+    domain = {}
+    for name, fields in found.items():
+        (low, high), (lowest, highest) = fields["training"], fields["limits"]
+        domain[name] = FeatureLimits((float(low), float(high)), (float(lowest), float(highest)))
+    return domain

@@ -25,6 +25,7 @@ QUANTUM_IMAGES = 6
 ELECTRONIC_IMAGES = 2
 STD_BLOCK = 8  # pixels a side: the grid of the noise-map target
 VERSION = 1
+NOT_STORED = ("folder", "key", "thickness_mm")  # of a `CachedSlice`
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class CachedSlice:
         cutoff: apodisation that matches its kernel; 0 where the noise was measured.
         electronic_quanta: Ne; 0 where the noise was measured.
         quantum_images: how many of its noise images are quantum noise.
+        thickness_mm: slice thickness of the header, None if unknown; not stored in the cache.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class CachedSlice:
     cutoff: float
     electronic_quanta: float
     quantum_images: int = QUANTUM_IMAGES  # entries that do not say are older than measured pairs
+    thickness_mm: float | None = None
 
     def hu(self) -> NDArray[np.int16]:
         """The full-dose slice, int16 [H,W], HU."""
@@ -154,7 +157,7 @@ def _write(folder: Path, key: str, source: SourceSlice, basis: NoiseBasis) -> Ca
         basis.electronic_quanta,
         len(basis.quantum),
     )
-    description = {name: value for name, value in asdict(cached).items() if name not in ("folder", "key")}
+    description = {name: value for name, value in asdict(cached).items() if name not in NOT_STORED}
     partial = folder / f"{key}.json.part"
     partial.write_text(json.dumps(description))
     partial.replace(folder / f"{key}.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
@@ -48,7 +49,7 @@ def collect(data: Sequence[Path], folder: Path, on_slice: OnSlice | None = None)
                 done += 1
                 cached, reason = _cached(ref, reader, named, folder)
                 if cached:
-                    slices.append(cached)
+                    slices.append(replace(cached, thickness_mm=ref.slice_thickness_mm))
                 if on_slice:
                     on_slice(done, total, reason)
     return slices

@@ -14,6 +14,7 @@ import torch
 from n2q_edge import __version__, checkpoint
 from n2q_edge.atomic import write_file
 from n2q_edge.errors import UsageError
+from n2q_edge.training import domain
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.data import TEST, TRAIN, OnSlice, check_split, collect, collect_pairs, of_split
 from n2q_edge.training.evaluate import evaluate, torch_predictor
@@ -107,6 +108,7 @@ def train(
         metrics = evaluate(torch_predictor(run.result.eval(), where, recipe.spec), testing, recipe.spec)
     made = [SIMULATED] if data else []
     made += [MEASURED.format(pairs.dose)] if pairs else []
+    tell("measuring what the training slices are like")
     return _write(recipe, out or recipe.path.parent, run, metrics, training, "; ".join(made))
 
 
@@ -128,7 +130,11 @@ def _write(
     training: Sequence[CachedSlice],
     doses: str,
 ) -> TrainResult:
-    spec = dataclasses.replace(recipe.spec, training=_provenance(recipe, run, metrics, training, doses))
+    spec = dataclasses.replace(
+        recipe.spec,
+        training=_provenance(recipe, run, metrics, training, doses),
+        domain=domain.learn(domain.examples(training)),
+    )
     weights = {name: tensor.cpu().contiguous() for name, tensor in run.result.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_file = out / recipe.checkpoint.name

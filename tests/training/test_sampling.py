@@ -117,7 +117,7 @@ def test_a_slice_smaller_than_the_crop_goes_on_by_reflection(cached_slices: list
 
 
 def test_another_kernel_changes_high_frequencies_only() -> None:
-    """x + k (x - G x): a constant stays, an alternating pattern is multiplied by 1 + k (1 - g), g = G's gain."""
+    """x + k (x - G x): a constant stays, stripes of one pixel are multiplied by 1 + k (1 - G's gain)."""
     line = np.exp(-0.5 * np.arange(-3, 4) ** 2)
     answer = (line / line.sum() * (-1.0) ** np.arange(-3, 4)).sum()  # of a 7-tap Gaussian to +-1
     constant = np.full((32, 32), 40.0, np.float32)
