@@ -1,11 +1,13 @@
 """The spec survives every file it travels in."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from n2q_edge.errors import ModelError
-from n2q_edge.spec import SPEC_KEY, ModelSpec
+from n2q_edge.runtimes import open_model
+from n2q_edge.spec import SPEC_KEY, FeatureLimits, ModelSpec
 
 SPEC = ModelSpec(
     name="n2q",
@@ -18,6 +20,20 @@ SPEC = ModelSpec(
 
 def test_json_round_trip() -> None:
     assert ModelSpec.from_json(SPEC.to_json()) == SPEC
+
+
+def test_the_domain_travels_and_old_files_have_none() -> None:
+    domain = {"fat": FeatureLimits((0.1, 0.5), (0.05, 0.55))}
+    assert ModelSpec.from_json(replace(SPEC, domain=domain).to_json()).domain == domain
+    old = json.loads(SPEC.to_json())
+    del old["domain"]
+    assert ModelSpec.from_json(json.dumps(old)).domain is None
+
+
+def test_the_released_model_still_loads() -> None:
+    """It was made before specs had a domain."""
+    with open_model(None) as runtime:
+        assert runtime.spec.name == "n2q-small"
 
 
 def test_metadata_without_a_spec_is_refused() -> None:
@@ -35,6 +51,11 @@ def test_metadata_without_a_spec_is_refused() -> None:
         {"dose_levels": []},
         {"unknown_field": 1},
         {"ssim": {"window": 11, "surprise": 1}},
+        {"domain": []},
+        {"domain": {"fat": [0.1, 0.5]}},
+        {"domain": {"fat": {"training": [0.1], "limits": [0, 1]}}},
+        {"domain": {"fat": {"training": [0.1, 0.5], "limits": [0.2, 0.6]}}},
+        {"domain": {"fat": {"training": [0.1, 0.5], "limits": [float("nan"), 0.6]}}},
     ],
 )
 def test_a_wrong_spec_is_refused(change: dict[str, object]) -> None:
