@@ -8,7 +8,7 @@ words. docs/out-of-domain.md says where the limits come from and what they canno
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,16 +26,18 @@ TISSUE_HU = {
     "lung": (-math.inf, -500.0),
     "fat": (-190.0, -30.0),
     "soft_tissue": (-30.0, 150.0),
-    "bone": (200.0, math.inf),
+    "dense_bone": (500.0, math.inf),
     "metal": (2000.0, math.inf),
 }
-"""From and below, HU of a block: near the classes of `tissue`. Lung includes gas, bone includes metal."""
+"""From and below, HU of a block: lung with gas, fat and soft tissue near the classes of `tissue`; dense is the
+bone of skulls and of little else in a body. It includes metal."""
 
 TILE = 2 * BLOCK  # pixels a side: noise is measured in tiles
 FLAT_HU = (-150.0, 150.0)  # fat and soft tissue
 FLAT_SHARE = 0.25  # of the tiles, the flattest: edges and vessels are in the others
 MOST_TILES = 400  # more would take longer and tell no more
 FEWEST_TILES = 32
+MOST_REASONS = 3  # that a sentence about a series names
 MIN_NOISE_HU = 0.1  # what `scoring.global_noise_level` resolves
 
 
@@ -77,7 +79,7 @@ FEATURES = {
     "lung": Feature("lung and gas", None, "much_lung", "%", 0),
     "fat": Feature("fat", "little_fat", "much_fat", "%", 0),
     "soft_tissue": Feature("soft tissue", "little_soft_tissue", "much_soft_tissue", "%", 0),
-    "bone": Feature("bone", None, "much_bone", "%", 0),
+    "dense_bone": Feature("dense bone", None, "much_bone", "%", 0),
     "metal": Feature("metal", None, "much_metal", "%", 1),
     "pixel_mm": Feature("pixel spacing", "small_pixels", "large_pixels", "mm", 2, ratio=True, header=True),
     "slice_mm": Feature("slice thickness", "thin_slice", "thick_slice", "mm", 2, ratio=True, header=True),
@@ -135,11 +137,13 @@ class DeviationSummary:
     @property
     def text(self) -> str:
         """The reason for people, without the number of slices."""
+        return f"{_title(self.code)} ({self.detail})"
+
+    @property
+    def detail(self) -> str:
+        """What was measured and what was trained on."""
         feature = FEATURES[self.feature]
-        return (
-            f"{_title(self.code)} ({feature.noun} {feature.show(*self.values)}, "
-            f"training {feature.show(*self.training)})"
-        )
+        return f"{feature.noun} {feature.show(*self.values)}, training {feature.show(*self.training)}"
 
 
 def deviations(features: Features, domain: Mapping[str, FeatureLimits]) -> tuple[Deviation, ...]:
@@ -159,7 +163,7 @@ def deviations(features: Features, domain: Mapping[str, FeatureLimits]) -> tuple
     return tuple(found)
 
 
-def summarise(slices: Iterable[Iterable[Deviation]]) -> list[DeviationSummary]:
+def summarise_deviations(slices: Iterable[Iterable[Deviation]]) -> list[DeviationSummary]:
     """The reasons over the slices of a series, the most frequent first."""
     found: dict[str, list[Deviation]] = {}
     for one in slices:
@@ -176,6 +180,30 @@ def summarise(slices: Iterable[Iterable[Deviation]]) -> list[DeviationSummary]:
         for code, group in found.items()
     ]
     return sorted(summaries, key=lambda summary: -summary.slices)
+
+
+def series_text(slices: Sequence[Sequence[Deviation] | None]) -> str | None:
+    """One sentence about a series for people, e.g.
+
+    `12 of 25 slices are unlike the training data: sharp kernel (noise correlation 0.07 to 0.16, training
+    0.22 to 0.59)`. None if no slice is.
+
+    Args:
+        slices: the deviations of every slice; None where the model cannot tell.
+    """
+    strange = [each for each in slices if each]
+    if not strange:
+        return None
+    reasons = summarise_deviations(strange)
+    counted = len(strange) > 1 and len(reasons) > 1
+    texts = [
+        f"{_title(each.code)} in {each.slices} ({each.detail})" if counted else each.text
+        for each in reasons[:MOST_REASONS]
+    ]
+    if len(reasons) > MOST_REASONS:
+        texts.append(f"and {len(reasons) - MOST_REASONS} more")
+    verb = "is" if len(strange) == 1 else "are"
+    return f"{len(strange)} of {len(slices)} slices {verb} unlike the training data: {', '.join(texts)}"
 
 
 def _title(code: str) -> str:

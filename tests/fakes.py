@@ -14,7 +14,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
 from n2q_edge.scoring import BoolArray
-from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
+from n2q_edge.spec import HU_MAX, HU_MIN, FeatureLimits, ModelSpec
 
 ROOT_UID = "1.2.826.0.1.3680043.8.498.1"
 SPACING_MM = 0.8
@@ -35,9 +35,12 @@ class FakeRuntime:
         dose: Sequence[float] | None = (0.0, 0.1, 0.6, 0.2, 0.1),
         size_multiple: int = 16,
         fails_on: Callable[[FloatArray], bool] = lambda hu: False,
+        domain: dict[str, FeatureLimits] | None = None,
     ) -> None:
         outputs = ("quality_map",) if dose is None else ("quality_map", "dose_probabilities")
-        self._spec = ModelSpec("fake", "1", {"class": "Fake"}, size_multiple=size_multiple, outputs=outputs)
+        self._spec = ModelSpec(
+            "fake", "1", {"class": "Fake"}, size_multiple=size_multiple, outputs=outputs, domain=domain
+        )
         self._quality, self._dose, self._fails_on = quality, dose, fails_on
         self.calls: list[tuple[int, ...]] = []
         self.closed = False

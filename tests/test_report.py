@@ -23,6 +23,7 @@ from n2q_edge.report.machine import describe_machine
 from n2q_edge.report.text import percent, printable, shorten
 from n2q_edge.runtimes import Runtime, open_model
 from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.spec import FeatureLimits
 
 sys.path.insert(0, str(Path(__file__).parent / "runtimes"))  # for `tiny`
 import tiny
@@ -221,6 +222,49 @@ def test_table_fits_80_columns_and_says_what_matters(mixed: Assessment) -> None:
     assert "empty_file" in text
     assert "The file has no bytes." in text
     assert "\x1b" not in text
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Assessment:
+    """Two slices of 5 mm, of a model that was trained on 1 to 3 mm, and one of air."""
+    write_series(tmp_path, [phantom(96, 10), phantom(96, 20), AIR])
+    domain = {"slice_mm": FeatureLimits((1.0, 3.0), (0.9, 3.3))}
+    return assess(scan([tmp_path]), FakeRuntime(by_brightness, domain=domain), keep_worst=2)
+
+
+STRANGE = "thick slice: slice thickness 5 mm, training 1 to 3 mm"
+
+
+def test_out_of_domain_in_the_document(strange: Assessment) -> None:
+    built = document.build(strange, worst=5)
+    validate(built)
+    assert built["model"]["domain"] == {"slice_mm": {"training": [1.0, 3.0], "limits": [0.9, 3.3]}}
+    (series,) = built["series"]
+    reason = {"code": "thick_slice", "feature": "slice_mm", "training": [1.0, 3.0]}
+    assert series["slices"][0]["out_of_domain"] == [{**reason, "value": 5.0, "text": STRANGE}]
+    assert series["slices"][2]["out_of_domain"] == []
+    text = "thick slice (slice thickness 5 mm, training 1 to 3 mm)"
+    assert series["summary"]["out_of_domain"] == {
+        "slices": 2,
+        "text": f"2 of 3 slices are unlike the training data: {text}",
+        "reasons": [{**reason, "slices": 2, "values": [5.0, 5.0], "text": text}],
+    }
+
+
+def test_a_model_that_cannot_tell_is_null_everywhere(mixed: Assessment) -> None:
+    built = document.build(mixed, worst=5)
+    assert built["model"]["domain"] is None
+    assert built["series"][0]["summary"]["out_of_domain"] is None
+    assert built["series"][0]["slices"][0]["out_of_domain"] is None
+
+
+def test_out_of_domain_in_csv_and_table(strange: Assessment) -> None:
+    rows = list(csv.DictReader(io.StringIO(slices_csv.to_csv(strange))))
+    assert [row["out_of_domain"] for row in rows] == [STRANGE, STRANGE, ""]
+    assert rows[0]["flags"] == "out_of_domain"
+    text = rendered(strange)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "2 of 3 slices are unlike the training data: thick slice" in text
 
 
 def test_table_of_nothing(tmp_path: Path) -> None:

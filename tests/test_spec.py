@@ -1,11 +1,13 @@
 """The spec survives every file it travels in."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from n2q_edge.errors import ModelError
-from n2q_edge.spec import SPEC_KEY, ModelSpec
+from n2q_edge.runtimes import open_model
+from n2q_edge.spec import SPEC_KEY, FeatureLimits, ModelSpec
 
 SPEC = ModelSpec(
     name="n2q",
@@ -28,6 +30,14 @@ def test_only_the_quality_map_is_required(optional: tuple[str, ...]) -> None:
     assert SPEC.predicted_doses == SPEC.dose_levels
 
 
+def test_the_domain_travels_and_old_files_have_none() -> None:
+    domain = {"fat": FeatureLimits((0.1, 0.5), (0.05, 0.55))}
+    assert ModelSpec.from_json(replace(SPEC, domain=domain).to_json()).domain == domain
+    old = json.loads(SPEC.to_json())
+    del old["domain"]
+    assert ModelSpec.from_json(json.dumps(old)).domain is None
+
+
 def test_metadata_without_a_spec_is_refused() -> None:
     with pytest.raises(ModelError, match=r"model\.onnx carries no n2q-edge model spec"):
         ModelSpec.from_metadata({"author": "x"}, "model.onnx")
@@ -45,6 +55,11 @@ def test_metadata_without_a_spec_is_refused() -> None:
         {"dose_levels": []},
         {"unknown_field": 1},
         {"ssim": {"window": 11, "surprise": 1}},
+        {"domain": []},
+        {"domain": {"fat": [0.1, 0.5]}},
+        {"domain": {"fat": {"training": [0.1], "limits": [0, 1]}}},
+        {"domain": {"fat": {"training": [0.1, 0.5], "limits": [0.2, 0.6]}}},
+        {"domain": {"fat": {"training": [0.1, 0.5], "limits": [float("nan"), 0.6]}}},
     ],
 )
 def test_a_wrong_spec_is_refused(change: dict[str, object]) -> None:

@@ -23,7 +23,9 @@ def to_csv(assessment: Assessment) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     stages = [f"{stage}_ms" for stage in STAGES]
-    writer.writerow([*IDENTITY, *SCORES, *levels, "noise_hu", "model_noise_hu", "flags", *stages])
+    writer.writerow(
+        [*IDENTITY, *SCORES, *levels, "noise_hu", "model_noise_hu", "flags", "out_of_domain", *stages]
+    )
     for report in assessment.series:
         writer.writerows(_row(report, result, len(levels)) for result in report.slices)
     return buffer.getvalue()
@@ -47,6 +49,7 @@ def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]
         _cell(result.noise_hu, 3),
         _cell(result.model_noise_hu, 3),
         " ".join(result.flags),
+        "; ".join(reason.text for reason in result.out_of_domain or ()),
         *(_cell(getattr(result.times, stage), 3) for stage in STAGES),
     ]
 

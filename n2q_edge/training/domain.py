@@ -105,7 +105,10 @@ def _limits(name: str, feature: Feature, found: Sequence[Example], margin: float
     share = HEADER_MARGIN if feature.header else margin
     width = max(share * (high - low), SMALLEST_MARGIN.get(name, 0.0))
     back = math.exp if feature.ratio else float
-    return FeatureLimits((back(low), back(high)), (back(low - width), back(high + width)))
+    lowest, highest = back(low - width), back(high + width)
+    if feature.unit == "%":
+        lowest, highest = max(lowest, 0.0), min(highest, 1.0)
+    return FeatureLimits((back(low), back(high)), (lowest, highest))
 
 
 def _reached(patients: Sequence[str], highest: Sequence[float], *, everything: bool) -> float:
