@@ -4,14 +4,15 @@ All of them say 1 outside the body, where the window clips. Inside they say:
 
 - `constant`: one number.
 - `noise-level`: one number a slice, c / (1 + (sigma / a)**b), from its global noise level sigma.
-- `closed-form`: the SSIM of flat tissue, (2 v (1 - r) + C2) / (v (2 - r) + C2), with v the local variance of the
-  windowed slice and r the share of inserted noise in it. The share depends on the dose, which nobody tells: it is
-  assumed that every scan has the same full-dose noise sigma0, so that r = s (sigma**2 - sigma0**2) / v.
-- `denoise`: SSIM between the slice and itself after a local Wiener filter (Lee, IEEE TPAMI 2, 1980), a straight line
-  through it.
+- `closed-form`: the SSIM of flat tissue, (2 v (1 - r) + C2) / (v (2 - r) + C2), with v the local variance of
+  the windowed slice and r the share of inserted noise in it. The share depends on the dose, which nobody
+  tells: it is assumed that every scan has the same full-dose noise sigma0 (so D = sigma0**2 / sigma**2),
+  r = s (sigma**2 - sigma0**2) / v.
+- `denoise`: SSIM between the slice and itself after a local Wiener filter (Lee, IEEE TPAMI 2, 1980), through
+  a straight line.
 
-`noise-level` also tells the dose: log D = a + b log sigma. What is fitted minimises MAE + 2 MSE over body pixels, at
-each of the two image sizes on its own.
+`noise-level` also tells the dose: log D = a + b log sigma. What is fitted minimises MAE + 2 MSE over body
+pixels, at each of the two image sizes on its own.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ def _against_denoised(hu: FloatArray, size: int, sigma: float, spec: ModelSpec) 
 
 
 def local_wiener(hu: FloatArray, size: int, sigma: float) -> FloatArray:
-    """Mean + (1 - sigma^2 / variance) * deviation in the square around each pixel; flat tissue becomes its mean."""
+    """Mean + (1 - sigma^2 / variance) * deviation, in the square around each pixel; [H,W], HU."""
     exact = hu.astype(np.float64)
     mean = ndimage.uniform_filter(exact, size)
     variance = np.maximum(ndimage.uniform_filter(exact * exact, size) - mean * mean, 1e-6)
@@ -187,7 +188,7 @@ class _Sample:
 
 
 def fit(cases: Iterable[Case], spec: ModelSpec) -> Fitted:
-    """Fit every baseline on cases of training patients, which must hold at least one slice with soft tissue."""
+    """Fit every baseline on cases of training patients; at least one slice must show soft tissue."""
     native: list[_Sample] = []
     reduced: list[_Sample] = []
     for number, case in enumerate(cases):

@@ -54,11 +54,25 @@ def collect(data: Sequence[Path], folder: Path, on_slice: OnSlice | None = None)
     return slices
 
 
+def kernels(data: Sequence[Path]) -> dict[str, str]:
+    """Reconstruction kernel of every slice whose header names one, by the slice's key in the cache."""
+    return {
+        cache.slice_key(_identity(ref)): str(one.protocol["kernel"])
+        for one in scan(data).series
+        if one.protocol.get("kernel")
+        for ref in one.slices
+    }
+
+
+def _identity(ref: SliceRef) -> str:
+    return ref.sop_instance_uid if ref.frame is None else f"{ref.sop_instance_uid}#{ref.frame}"
+
+
 def _cached(
     ref: SliceRef, reader: SliceReader, named: dict[Path, tuple[str, str]], folder: Path
 ) -> tuple[CachedSlice | None, str | None]:
     """The slice from the cache, made only if it is not there; or None and why it is left out."""
-    identity = ref.sop_instance_uid if ref.frame is None else f"{ref.sop_instance_uid}#{ref.frame}"
+    identity = _identity(ref)
     found = cache.load(folder, cache.slice_key(identity))
     if found:
         return found, None

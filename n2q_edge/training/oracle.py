@@ -1,7 +1,8 @@
-"""The ceiling: what could be said of a phantom by someone who knows its anatomy, its dose and the law of its noise.
+"""The ceiling: what could be said of a phantom by someone who knows its anatomy, dose and law of noise.
 
-A phantom is scanned with quantum noise only. With mu the noise-free anatomy, FD = mu + n0 its full-dose slice,
-LD = FD + n1 the low-dose one, Cov(n0) = S and Cov(n1) = (1 - D)/D S, both n0 and LD - mu are Gaussian and
+A phantom is scanned with quantum noise only. With mu the noise-free anatomy, FD = mu + n0 its full-dose
+slice, LD = FD + n1 the low-dose one, Cov(n0) = S and Cov(n1) = (1 - D)/D S, both n0 and LD - mu are Gaussian
+and
 
     E[n0 | LD]   = S (S/D)^-1 (LD - mu) = D (LD - mu),
     Cov[n0 | LD] = S - S (S/D)^-1 S     = (1 - D) S,
@@ -10,8 +11,8 @@ because Cov(LD - mu) = S + (1 - D)/D S = S/D. So, given LD, the full-dose slice 
 
     mu + D (LD - mu) + sqrt(1 - D) e,   e a fresh noise image of covariance S,
 
-and the map of least mean squared error is the mean of SSIM(LD, that) over e. Noise images and their negatives are
-both used, which removes the sampling error that is linear in e.
+and the map of least mean squared error is the mean of SSIM(LD, that) over e. Noise images and their negatives
+are both used, which removes the sampling error that is linear in e.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from n2q_edge.atomic import make_folder
+from n2q_edge.network.preprocess import Window
 from n2q_edge.simulation.noise import dose_factors, flat_noise, noise_images, soft_tissue
 from n2q_edge.simulation.phantom import Z_RANGE_MM, Phantom
 from n2q_edge.simulation.series import FIELD_OF_VIEW_MM, KERNEL_CUTOFF, SIZE
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training import paper
 from n2q_edge.training.answers import Answer, Prediction
-from n2q_edge.training.cases import Case, FloatArray, FullDose, make_cases, true_quality
+from n2q_edge.training.cases import Case, FloatArray, FullDose, make_cases
+from n2q_edge.training.ssim import ssim_map
 
 DRAWS = 8  # noise images of the oracle; with their negatives 16 draws
 PHANTOM_NOISE_HU = (7.0, 8.3, 9.7, 11.5, 13.5, 16.0)  # of the full dose in soft tissue, one phantom each
@@ -119,7 +122,7 @@ def phantom_slices() -> list[PhantomSlice]:
 def full_dose_given_low(
     low: FloatArray, anatomy: FloatArray, dose: float, draws: FloatArray
 ) -> Iterator[FloatArray]:
-    """Realisations [H,W] of the full-dose slice, given the low-dose slice [H,W] and fresh noise [K,H,W]; HU."""
+    """Realisations [H,W] of the full-dose slice, given the low-dose slice and fresh noise [K,H,W]; HU."""
     mean = anatomy + np.float32(dose) * (low - anatomy)
     spread = np.float32((1.0 - dose) ** 0.5)
     for draw in draws:
@@ -136,10 +139,12 @@ def oracle(case: Case, spec: ModelSpec) -> Answer:
     if not isinstance(case, PhantomCase):
         raise TypeError("only of a phantom is the anatomy known")
     low = case.scan.hu
-    native = np.zeros(low.shape)
-    reduced: NDArray[np.float64] = np.zeros((paper.SIZE, paper.SIZE))
+    window = Window(spec.window_center, spec.window_width)
+    image = window(torch.from_numpy(low)[None, None])
+    native = torch.zeros_like(image)
+    reduced = np.zeros((paper.SIZE, paper.SIZE))
     for full in full_dose_given_low(low, case.anatomy, case.dose, case.draws):
-        native += true_quality(low, full, spec)
+        native += ssim_map(image, window(torch.from_numpy(full)[None, None]), spec.ssim)
         reduced += (paper.reference_map(low, full, spec) + 1.0) / 2.0
     count = 2 * len(case.draws)
-    return Answer(Prediction((native / count).astype(np.float32)), (reduced / count).astype(np.float32))
+    return Answer(Prediction((native[0, 0] / count).numpy()), (reduced / count).astype(np.float32))

@@ -1,8 +1,8 @@
 """The paper-compatible column: the authors' reference map and the three scores of their table.
 
-Their reference is the 'valid' SSIM map of the windowed, reduced pair, stretched back to the image's size, so it is
-misplaced by up to 5 pixels towards the borders. It is kept here only to be comparable in kind with the published
-table (Haque, Wang, Imran 2022); `n2q_edge.training.ssim` is the aligned map.
+Their reference is the 'valid' SSIM map of the windowed, reduced pair, stretched back to the image's size, so
+it is misplaced by up to 5 pixels towards the borders. It is kept here only to be comparable in kind with the
+published table (Haque, Wang, Imran 2022); `n2q_edge.training.ssim` is the aligned map.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from n2q_edge.spec import ModelSpec
@@ -99,8 +99,9 @@ def score(case: Case, answer: Answer, spec: ModelSpec) -> CaseScores:
 def _map_ssim(quality: FloatArray, case: Case, spec: ModelSpec) -> float:
     """SSIM between the predicted and the true map, mean in the body."""
     box = case.scan.wanted
-    maps = (torch.from_numpy(each[box].astype(np.float64))[None, None] for each in (quality, case.quality))
-    return float(ssim_map(*maps, spec.ssim)[0, 0].numpy()[case.body[box]].mean())
+    predicted, true = (torch.from_numpy(each[box])[None, None] for each in (quality, case.quality))
+    ssim = ssim_map(predicted, true, spec.ssim)[0, 0].numpy()
+    return float(ssim[case.body[box]].mean(dtype=np.float64))
 
 
 def _sums(predicted: FloatArray, true: FloatArray) -> tuple[float, ...]:
@@ -202,7 +203,7 @@ def bootstrap(results: Sequence[CaseScores], seed: int = 0) -> dict[str, Float64
         return {}
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=BOOTSTRAPS)
 
-    def totals(rows: Sequence[Any]) -> Float64Array:
+    def totals(rows: ArrayLike) -> Float64Array:
         """Sums [BOOTSTRAPS, ...] of one row a case over the patients drawn."""
         values = np.asarray(rows, dtype=np.float64)
         of_patient = np.zeros((count, *values.shape[1:]))
@@ -232,9 +233,11 @@ def bootstrap(results: Sequence[CaseScores], seed: int = 0) -> dict[str, Float64
             for name in ("ssim", "mse", "nrmse")
         },
     }
-    if all(result.level_hit is not None for result in results):
-        found["dose.accuracy"] = totals([result.level_hit for result in results]) / cases
-        found["dose.log_error"] = totals([result.log_dose_error for result in results]) / cases
+    hits = [result.level_hit for result in results if result.level_hit is not None]
+    log_errors = [result.log_dose_error for result in results if result.log_dose_error is not None]
+    if len(hits) == len(log_errors) == len(results):
+        found["dose.accuracy"] = totals(hits) / cases
+        found["dose.log_error"] = totals(log_errors) / cases
     return found
 
 

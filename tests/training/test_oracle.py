@@ -31,7 +31,7 @@ def test_realisations_have_the_conditional_moments() -> None:
 
 @pytest.mark.parametrize("dose", [0.05, 0.25, 0.75])
 def test_the_moments_are_those_of_simulated_pairs(dose: float) -> None:
-    """Draw FD = n0 and LD = n0 + n1 many times: the regression of FD on LD has slope D and residual (1 - D)."""
+    """FD = n0 and LD = n0 + n1, many times: regressing FD on LD gives slope D and residual variance 1 - D."""
     rng = np.random.default_rng(1)
     full = rng.standard_normal(200_000)
     low = full + np.sqrt((1 - dose) / dose) * rng.standard_normal(full.size)

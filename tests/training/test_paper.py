@@ -27,7 +27,7 @@ def test_resize_equals_scikit_image(size: int) -> None:
 
 
 def test_the_reference_is_the_valid_map_stretched() -> None:
-    """All of it by scikit-image: window, reduce, full SSIM map, cut the 5 pixels a valid window loses, resize."""
+    """All by scikit-image: window, reduce, SSIM map, cut the 5 pixels a valid window loses, resize."""
     low, full = noisy_ramp(1, 512), noisy_ramp(2, 512)
     pair = [
         transform.resize(np.clip((hu + 110.0) / 300.0, 0, 1), (256, 256), anti_aliasing=True)
