@@ -1,6 +1,7 @@
 """Predictors without a network, each with the few numbers it needs fitted on training patients.
 
-All of them say 1 outside the body, where the window clips. Inside they say:
+For the reduced slice, whose air is scored too, they all say 1 outside the body, where the window clips. In
+the body they say:
 
 - `constant`: one number.
 - `noise-level`: one number a slice, c / (1 + (sigma / a)**b), from its global noise level sigma.
@@ -71,17 +72,21 @@ def baseline(name: str, fitted: Fitted, spec: ModelSpec) -> Answerer:
     """The baseline of a name in `NAMES`, as a system."""
 
     def answer(case: Case) -> Answer:
-        native = _predict(name, fitted.native, case.scan, spec)
-        return Answer(native, _predict(name, fitted.reduced, case.reduced, spec).quality)
+        native, reduced = _Look.at(case.scan), _Look.at(case.reduced)
+        probabilities = _dose(fitted.native, native, spec) if name == "noise-level" else None
+        inside = _quality(name, fitted.reduced, reduced, spec)
+        return Answer(
+            Prediction(_quality(name, fitted.native, native, spec), probabilities),
+            np.where(reduced.body, inside, np.float32(1.0)),
+        )
 
     return answer
 
 
-def _predict(name: str, numbers: Numbers, scan: Scan, spec: ModelSpec) -> Prediction:
-    look = _Look.at(scan)
-    inside = _VALUES[name](numbers, look, spec)
-    quality = np.where(look.body, np.clip(inside, 0.0, 1.0), 1.0).astype(np.float32)
-    return Prediction(quality, _dose(numbers, look, spec) if name == "noise-level" else None)
+def _quality(name: str, numbers: Numbers, look: _Look, spec: ModelSpec) -> FloatArray:
+    quality = np.empty_like(look.scan.hu)
+    quality[:] = np.clip(_VALUES[name](numbers, look, spec), 0.0, 1.0)
+    return quality
 
 
 def _noise(numbers: Numbers, look: _Look) -> float:

@@ -163,7 +163,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[index]) for row in [head, *rows]) for index in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
-        first, *others = (cell for cell in cells)
+        first, *others = cells
         padded = [first.ljust(widths[0])]
         padded += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         return "| " + " | ".join(padded) + " |"

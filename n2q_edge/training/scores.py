@@ -227,7 +227,7 @@ def bootstrap(results: Sequence[CaseScores], seed: int = 0) -> dict[str, Float64
         **{f"window.{name}": values for name, values in window.items()},
         "slice.mae": whole["mae"],
         "slice.plcc": whole["plcc"],
-        "slice.srocc": _rank_correlations(mean, true, weights[:, owner]),
+        "slice.srocc": rank_correlations(mean, true, weights[:, owner]),
         **{
             f"paper.{name}": totals([getattr(result.paper, name) for result in results]) / cases
             for name in ("ssim", "mse", "nrmse")
@@ -241,11 +241,22 @@ def bootstrap(results: Sequence[CaseScores], seed: int = 0) -> dict[str, Float64
     return found
 
 
-def _rank_correlations(x: Float64Array, y: Float64Array, repeats: NDArray[np.int64]) -> Float64Array:
-    """SROCC of cases [n] repeated as each row of `repeats` [B,n] says."""
-    return np.array(
-        [_correlation(stats.spearmanr, np.repeat(x, times), np.repeat(y, times)) for times in repeats]
-    )
+def rank_correlations(x: Float64Array, y: Float64Array, repeats: NDArray[np.int64]) -> Float64Array:
+    """SROCC [B] of cases [n] repeated as each row of `repeats` [B,n] says: PLCC of their mean ranks."""
+    first, second = _ranks(x, repeats), _ranks(y, repeats)
+    error = first - second
+    rows = [np.ones_like(first), np.abs(error), error**2]
+    rows += [first, second, first * first, second * second, first * second]
+    return _from_sums(np.stack([(repeats * row).sum(axis=1) for row in rows], axis=-1))["plcc"]
+
+
+def _ranks(values: Float64Array, repeats: NDArray[np.int64]) -> Float64Array:
+    """Mean rank [B,n] of each value among the repeated ones; equal values share theirs."""
+    distinct, group = np.unique(values, return_inverse=True)
+    weight = np.zeros((len(distinct), len(repeats)))
+    np.add.at(weight, group, repeats.T)
+    last = np.cumsum(weight, axis=0)
+    return np.asarray((last - (weight - 1) / 2)[group].T)
 
 
 def metrics(results: Sequence[CaseScores], spec: ModelSpec) -> dict[str, Any]:

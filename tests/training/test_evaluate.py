@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 torch = pytest.importorskip("torch")
 
@@ -10,7 +11,7 @@ from n2q_edge.training.answers import Prediction, torch_predictor
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.cases import Case, Scan, cases, slice_cases
 from n2q_edge.training.evaluate import evaluate
-from n2q_edge.training.scores import CaseScores, bootstrap, intervals
+from n2q_edge.training.scores import CaseScores, bootstrap, intervals, rank_correlations
 
 SPEC = ModelSpec(name="t", version="t", network={"class": "compact"})
 
@@ -120,6 +121,14 @@ def test_the_bootstrap_resamples_patients() -> None:
     values, counts = np.unique(draws.round(9), return_counts=True)
     assert values.tolist() == [0.0, 0.2, 0.4]
     assert counts / counts.sum() == pytest.approx([0.25, 0.5, 0.25], abs=0.06)  # four standard errors
+
+
+def test_rank_correlation_of_repeated_cases_equals_scipy() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal(20), rng.standard_normal(20).round(1)  # with ties
+    repeats = rng.integers(0, 4, (3, 20))
+    expected = [stats.spearmanr(np.repeat(x, n), np.repeat(y, n))[0] for n in repeats]
+    assert rank_correlations(x, y, repeats) == pytest.approx(expected)
 
 
 def test_scores_survive_json() -> None:
