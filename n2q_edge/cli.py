@@ -5,18 +5,18 @@ The modules a command needs are imported inside it: `n2q-edge --help` answers at
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from n2q_edge import __version__
-from n2q_edge.errors import ExitCode, N2QError, OutputError, UsageError
+from n2q_edge import __version__, cli_training
+from n2q_edge.console import note as _note
+from n2q_edge.console import results as _stdout
+from n2q_edge.errors import ExitCode, N2QError, UsageError
 
 if TYPE_CHECKING:
     from n2q_edge.assess import Assessment
@@ -83,21 +83,6 @@ def _fail(message: str, code: ExitCode, debug: bool) -> int:
         traceback.print_exc()
     _note(" ".join(message.split()))
     return int(code)
-
-
-def _note(message: str) -> None:
-    print(f"n2q-edge: {message}", file=sys.stderr)
-
-
-@contextmanager
-def _stdout() -> Iterator[None]:
-    """Results go to stdout; a full disk or a closed pipe there is an `OutputError`."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python's last flush fails again
-        raise OutputError(f"cannot write to stdout: {error.strerror}") from None
 
 
 def _show_version(wanted: bool) -> None:
@@ -551,6 +536,9 @@ def train(
         print(result.checkpoint)
         print(result.metrics_file)
     return int(ExitCode.OK)
+
+
+app.command()(cli_training.evaluate)
 
 
 @app.command()

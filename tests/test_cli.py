@@ -52,9 +52,8 @@ def test_help_and_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"n2q-edge {n2q_edge.__version__}\n"
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    commands = (
-        "assess trend export build targets inspect train simulate phantom doctor bench"  # in the page's order
-    )
+    # In the page's order.
+    commands = "assess trend export build targets inspect train evaluate simulate phantom doctor bench"
     lines = text.partition("Commands:")[2].partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == commands.split()
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from n2q_edge.errors import ModelError
-from n2q_edge.runtimes import open_model
 from n2q_edge.spec import SPEC_KEY, FeatureLimits, ModelSpec
 
 SPEC = ModelSpec(

@@ -18,7 +18,7 @@ from n2q_edge.spec import ModelSpec
 CHANNELS = 96
 KERNEL = 5
 LAYERS = 5
-RECEPTIVE_RADIUS = 2 * LAYERS * (KERNEL // 2)  # pixels: what lies farther away does not matter
+REACH = 2 * LAYERS * (KERNEL // 2)  # pixels: what lies farther away does not matter
 
 
 class RedCnn(nn.Module):
@@ -29,7 +29,7 @@ class RedCnn(nn.Module):
         channels: of every hidden layer.
     """
 
-    receptive_radius = RECEPTIVE_RADIUS
+    reach = REACH
 
     def __init__(self, spec: ModelSpec, channels: int = CHANNELS) -> None:
         super().__init__()

@@ -85,6 +85,20 @@ def collect_pairs(pairs: MeasuredPairs, folder: Path, on_slice: OnSlice | None =
     return slices
 
 
+def kernels(data: Sequence[Path]) -> dict[str, str]:
+    """Reconstruction kernel of every slice whose header names one, by the slice's key in the cache."""
+    return {
+        cache.slice_key(_identity(ref)): str(one.protocol["kernel"])
+        for one in scan(data).series
+        if one.protocol.get("kernel")
+        for ref in one.slices
+    }
+
+
+def _identity(ref: SliceRef) -> str:
+    return ref.sop_instance_uid if ref.frame is None else f"{ref.sop_instance_uid}#{ref.frame}"
+
+
 def _cached(
     ref: SliceRef, reader: SliceReader, named: dict[Path, tuple[str, str]], folder: Path
 ) -> tuple[CachedSlice | None, str | None]:

@@ -15,9 +15,10 @@ from n2q_edge import __version__, checkpoint
 from n2q_edge.atomic import write_file
 from n2q_edge.errors import UsageError
 from n2q_edge.training import domain
+from n2q_edge.training.answers import torch_predictor
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.data import TEST, TRAIN, OnSlice, check_split, collect, collect_pairs, of_split
-from n2q_edge.training.evaluate import evaluate, torch_predictor
+from n2q_edge.training.evaluate import evaluate
 from n2q_edge.training.loop import OnStep, Progress, Run, fit
 from n2q_edge.training.pairs import MeasuredPairs
 from n2q_edge.training.recipe import Recipe, load_recipe
@@ -105,7 +106,9 @@ def train(
     metrics = None
     if evaluation and testing:
         tell(f"evaluating on {len(testing)} slices of other patients")
-        metrics = evaluate(torch_predictor(run.result.eval(), where, recipe.spec), testing, recipe.spec)
+        spec = recipe.spec
+        predict = torch_predictor(run.result.eval(), where, spec.outputs, spec.size_multiple)
+        metrics = evaluate(predict, testing, spec)
     made = [SIMULATED] if data else []
     made += [MEASURED.format(pairs.dose)] if pairs else []
     tell("measuring what the training slices are like")

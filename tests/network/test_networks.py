@@ -67,7 +67,7 @@ def test_red_cnn_has_the_published_layers() -> None:
 
 def test_red_cnn_sees_no_farther_than_it_says() -> None:
     network = build(REDCNN).eval()
-    radius = network.receptive_radius
+    radius = network.reach
     hu = torch.zeros(1, 1, 96, 96)
     changed = hu.clone()
     changed[..., 48, 48] = 100.0
