@@ -29,8 +29,8 @@ TISSUE_HU = {
     "dense_bone": (500.0, math.inf),
     "metal": (2000.0, math.inf),
 }
-"""From and below, HU of a block: lung with gas, fat and soft tissue near the classes of `tissue`; dense is the
-bone of skulls and of little else in a body. It includes metal."""
+"""From and below, HU of a block: lung with gas, fat and soft tissue near the classes of `tissue`; dense
+is the bone of skulls and of little else in a body. It includes metal."""
 
 TILE = 2 * BLOCK  # pixels a side: noise is measured in tiles
 FLAT_HU = (-150.0, 150.0)  # fat and soft tissue

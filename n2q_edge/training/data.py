@@ -95,10 +95,6 @@ def kernels(data: Sequence[Path]) -> dict[str, str]:
     }
 
 
-def _identity(ref: SliceRef) -> str:
-    return ref.sop_instance_uid if ref.frame is None else f"{ref.sop_instance_uid}#{ref.frame}"
-
-
 def _cached(
     ref: SliceRef, reader: SliceReader, named: dict[Path, tuple[str, str]], folder: Path
 ) -> tuple[CachedSlice | None, str | None]:

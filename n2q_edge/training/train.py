@@ -18,6 +18,7 @@ from n2q_edge.training import domain
 from n2q_edge.training.answers import torch_predictor
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.data import TEST, TRAIN, OnSlice, check_split, collect, collect_pairs, of_split
+from n2q_edge.training.device import pick_device
 from n2q_edge.training.evaluate import evaluate
 from n2q_edge.training.loop import OnStep, Progress, Run, fit
 from n2q_edge.training.pairs import MeasuredPairs
@@ -87,7 +88,7 @@ def train(
         UsageError: no data or none that is usable, or a device that is not there.
     """
     recipe = load_recipe(recipe_file)
-    where = _device(device)
+    where = pick_device(device)
     tell = on_stage or (lambda stage: None)
     if not data and not pairs:
         raise UsageError("nothing to train on: give --data or --pairs")
@@ -113,16 +114,6 @@ def train(
     made += [MEASURED.format(pairs.dose)] if pairs else []
     tell("measuring what the training slices are like")
     return _write(recipe, out or recipe.path.parent, run, metrics, training, "; ".join(made))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name}: use auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
-    return torch.device(name)
 
 
 def _write(
