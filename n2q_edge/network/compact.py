@@ -130,7 +130,7 @@ class CompactNet(nn.Module):
         self,
         spec: ModelSpec,
         widths: tuple[int, int, int] | list[int] = (24, 32, 64),
-        blocks: tuple[int, int, int] | list[int] = (0, 1, 2),
+        blocks: tuple[int, int, int] | list[int] = (1, 1, 2),
         merge: bool = False,
         context: bool = True,
         head: str = "formula",
@@ -168,6 +168,9 @@ class CompactNet(nn.Module):
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
             self.head.bias[CELLS + 1] = 4.0  # luminance term: sigmoid(4) = 0.98
+            if self.context is not None:  # begins without a say
+                self.context.weight.zero_()
+                self.context.bias.zero_()
 
     def forward(self, hu: Tensor) -> tuple[Tensor, ...]:
         """Predict from HU [N,1,H,W] (multiples of 16).
@@ -203,10 +206,10 @@ class CompactNet(nn.Module):
             coarse = F.relu(coarse + self.context(pooled)[:, :, None, None])
         middle = middle + _enlarge(self.up_middle(coarse), 2)
         if self.merge_middle is not None:
-            middle = middle + self.merge_middle(F.relu(middle))
+            middle = middle + F.relu(self.merge_middle(F.relu(middle)))
         middle = F.relu(middle)
-        fine = F.relu(fine + _enlarge(self.up_fine(middle), 2))
-        fine = F.relu(fine + self.merge_fine(fine))
+        fine = fine + _enlarge(self.up_fine(middle), 2)
+        fine = F.relu(fine + F.relu(self.merge_fine(F.relu(fine))))
         quality = F.pixel_shuffle(self._ssim(self.head(fine), variance, log_variance), BLOCK)
         maps = self.maps(middle)
         log_noise, log_error = maps[:, :1] + MEAN_LOG_NOISE, maps[:, 1:] + MEAN_LOG_ERROR_VARIANCE
