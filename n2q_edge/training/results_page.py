@@ -85,7 +85,7 @@ def markdown(found: Json) -> str:
             ("system", "SSIM", "MSE", "NRMSE"),
             [(name, *(f"{v:.4f}" for v in row)) for name, row in PUBLISHED.items()],
         ),
-        "## Phantoms: how far from the best possible\n\n" + PHANTOM_NOTE,
+        "## Phantoms: how far from the best possible\n\n" + _phantom_note(found),
         _phantom_table(found),
         "## Figures\n",
         FIGURES,
@@ -240,6 +240,17 @@ def _patient_table(found: Json) -> str:
     return _table(["patient", "kernels", "slices", *[system["name"] for system in networks]], rows)
 
 
+def _phantom_note(found: Json) -> str:
+    oracle = next(system for system in found["systems"] if system["kind"] == ORACLE)
+    count, draws = oracle["phantom"]["patients"], oracle["about"]["draws"]
+    return f"""\
+{count} synthetic patients, one slice each, quantum noise only, 7 to 16 HU at full dose. The oracle knows the
+anatomy, the dose and the law of the noise, and gives the map of least expected squared error: nobody can
+expect a lower RMSE (but for the sampling error of its {draws} draws); a lower MAE is possible in principle.
+No system was trained on phantoms.
+"""
+
+
 def _phantom_table(found: Json) -> str:
     systems = found["systems"]
     table = _metric_table(systems, "phantom", PHANTOM)
@@ -263,13 +274,6 @@ The slice is reduced to 256x256 and predicted; the reference is the authors' (va
 back), in [-1, 1], over the whole image with its air: comparable in kind with the published table, not in
 number. A perfect predictor of the aligned map would not score 1 here, because the authors' reference is
 misplaced by up to 5 pixels. Networks are not trained again for this size; baselines are fitted for it.
-"""
-
-PHANTOM_NOTE = """\
-Six synthetic patients, one slice each, quantum noise only, 7 to 16 HU at full dose. The oracle knows
-the anatomy, the dose and the law of the noise, and gives the map of least expected squared error: nobody can
-expect a lower RMSE (but for the sampling error of its 16 draws); a lower MAE is possible in principle. No
-system was trained on phantoms.
 """
 
 FIGURES = """\
