@@ -27,9 +27,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from n2q_edge import scoring
+from n2q_edge.applicability import OUT_OF_DOMAIN, Deviation, deviations, measure
 from n2q_edge.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, Skipped, SliceReader, SliceRef
 from n2q_edge.errors import ExitCode, ModelError
+from n2q_edge.heap import keep_freed_memory
 from n2q_edge.pipeline import Lanes, in_order, worker_count
 from n2q_edge.policy import Judgement, Policy
 from n2q_edge.runtimes.base import FloatArray, Inference, Runtime
@@ -88,13 +90,15 @@ class SliceResult:
         number: place in its series along z, from 1; rejected slices count.
         ref: identity and geometry.
         quality: scores in the body mask; None without a body.
-        dose: the dose it looks like; None without a body.
+        dose: the dose it looks like; None without a body, or if the model has no dose head.
         noise_hu: model-free noise level; None with too little soft tissue.
         model_noise_hu: median of the model's own noise map where `noise_hu` is measured, if it gives one.
-        flags: of the input, `no_body` and `noise_disagreement`.
+        flags: of the input, `no_body`, `noise_disagreement` and `out_of_domain`.
         times: of every stage.
         images: the pixels behind the numbers; None once dropped to save memory.
         regions: quality of every tissue class, or of every segment of a segmentation, that is large enough.
+        out_of_domain: why it is unlike the model's training data; empty if it is not, None if the model
+            cannot tell.
     """
 
     number: int
@@ -107,6 +111,7 @@ class SliceResult:
     times: StageTimes
     images: SliceImages | None = field(default=None, repr=False)
     regions: tuple[RegionScore, ...] = ()
+    out_of_domain: tuple[Deviation, ...] | None = None
 
 
 @dataclass
@@ -332,6 +337,7 @@ def _stream(
     series: Sequence[Series], runtime: Runtime, batch: int, regions: Regions
 ) -> Generator[_Done, None, None]:
     """One `_Done` for every slice of every series, in order."""
+    keep_freed_memory()
     workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
     with Lanes(runtime, workers) as lanes, _Readers() as readers:
         assessor = _Assessor(lanes, readers, regions)
@@ -436,10 +442,10 @@ def _score(
     loaded = arrived.slice
     height, width = loaded.hu.shape
     quality_map = inference.quality_map[row, 0, :height, :width].copy()  # the runtime may reuse its buffer
-    probabilities = inference.dose_probabilities[row]
+    probabilities = None if inference.dose_probabilities is None else inference.dose_probabilities[row]
     noise_map = None if inference.noise_map is None else inference.noise_map[row, 0, :height, :width].copy()
-    outputs = (quality_map, probabilities) if noise_map is None else (quality_map, probabilities, noise_map)
-    if not all(np.isfinite(output).all() for output in outputs):
+    outputs = (quality_map, probabilities, noise_map)
+    if not all(output is None or np.isfinite(output).all() for output in outputs):
         return _model_rejected(
             arrived, ModelReason.NON_FINITE_OUTPUT, "NaN or infinity in the model's output"
         )
@@ -448,7 +454,12 @@ def _score(
     noise = scoring.global_noise_level(loaded.hu, mask, loaded.pixel_spacing_mm)
     model_noise = None
     if noise_map is not None:
-        model_noise = scoring.model_noise(noise_map, scoring.soft_tissue(loaded.hu, mask))
+        coarse = np.s_[::2, ::2]  # a median of neighbours that are nearly the same
+        soft = scoring.soft_tissue(loaded.hu[coarse], mask[coarse])
+        model_noise = scoring.model_noise(noise_map[coarse], soft)
+    dose: scoring.Dose | None = None
+    if quality and probabilities is not None:
+        dose = scoring.dose_scores(probabilities, spec.dose_levels)
     scores: tuple[RegionScore, ...] = ()
     if quality:
         scores = region_scores(quality_map, regions(loaded, mask), loaded.pixel_spacing_mm)
@@ -457,19 +468,32 @@ def _score(
         flags.append(NO_BODY)
     if noise_disagrees(noise, model_noise):
         flags.append(NOISE_DISAGREEMENT)
+    strange = _out_of_domain(loaded, mask, noise, spec)
+    if strange:
+        flags.append(OUT_OF_DOMAIN)
     ended = now_ms()
     return SliceResult(
         number=arrived.number,
         ref=loaded.ref,
         quality=quality,
-        dose=scoring.dose_scores(probabilities, spec.dose_levels) if quality else None,
+        dose=dose,
         noise_hu=noise,
         model_noise_hu=model_noise,
         flags=tuple(flags),
         times=_times(arrived, inference, began, ended, warm_up),
         images=SliceImages(loaded.hu, quality_map, mask, noise_map),
         regions=scores,
+        out_of_domain=strange,
     )
+
+
+def _out_of_domain(
+    loaded: LoadedSlice, mask: scoring.BoolArray, noise_hu: float | None, spec: ModelSpec
+) -> tuple[Deviation, ...] | None:
+    if spec.domain is None:
+        return None
+    spacing, thickness = loaded.pixel_spacing_mm, loaded.ref.slice_thickness_mm
+    return deviations(measure(loaded.hu, mask, spacing, thickness, noise_hu), spec.domain)
 
 
 def _times(

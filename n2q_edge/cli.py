@@ -355,7 +355,7 @@ def export(
         for batch in report.parity:
             print(
                 f"  {list(batch.shape)} against PyTorch: quality map max {batch.max_difference:.1e}, "
-                f"mean {batch.mean_difference:.1e} SSIM; same dose level"
+                f"mean {batch.mean_difference:.1e} SSIM{'; same dose level' if batch.same_dose else ''}"
             )
     return int(ExitCode.OK)
 
@@ -472,7 +472,18 @@ def inspect(
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. export/n2q.toml.")],
-    data: Annotated[list[Path], typer.Option(help="A folder of CT series; give it as often as needed.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="A folder of CT series; give it as often as needed.")
+    ] = None,
+    pairs: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="FULL LOW", help="Folders of the same scans at full and at low dose; see docs/pairs.md."
+        ),
+    ] = None,
+    low_dose: Annotated[
+        float, typer.Option("--low-dose", help="Dose of --pairs' LOW as a fraction of FULL's.")
+    ] = 0.25,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder of checkpoint and metrics; the recipe's if not given."),
@@ -480,26 +491,44 @@ def train(
     runs: Annotated[Path, typer.Option(help="Folder of the noise cache and the run's state.")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Go on where the last run was interrupted.")] = True,
-    minutes: Annotated[float | None, typer.Option(min=0, help="End the schedule after this long.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="End the schedule after this much training time (processor time on a CPU)."),
+    ] = None,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation/--no-evaluation", help="Evaluate on the patients held out.")
+    ] = True,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the loss: faster steps, a minute of preparation.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
 ) -> int:
-    """Train a system on simulated doses of full-dose CT series, and evaluate it on other patients."""
+    """Train a system on simulated or measured low doses of CT series, and evaluate it on other patients."""
     from n2q_edge.errors import require
     from n2q_edge.progress import gauge
 
     require("torch", "train")
+    from n2q_edge.training.pairs import MeasuredPairs
     from n2q_edge.training.train import train as run_training
+
+    def on_slice(done: int, total: int, left_out: str | None) -> None:
+        show(done / total, f"slice {done} of {total}")
+        if left_out and not quiet:
+            _note(f"left out: {left_out}")
 
     with gauge(quiet=quiet) as show:
         result = run_training(
             recipe,
-            data,
+            data or [],
+            pairs=MeasuredPairs(*pairs, low_dose) if pairs else None,
             out=out,
             runs=runs,
             device=device,
             minutes=minutes,
+            evaluation=evaluation,
+            compiled=compiled,
             resume=resume,
-            on_slice=lambda done, total, _: show(done / total, f"slice {done} of {total}"),
+            on_slice=on_slice,
             on_step=lambda progress: show(progress.fraction, f"step {progress.step}"),
             on_stage=lambda stage: None if quiet else _note(stage),
         )

@@ -124,7 +124,7 @@ def _summary(spec: ModelSpec) -> dict[str, Any]:
         "network": spec.network,
         "precision": spec.precision,
         "outputs": list(spec.outputs),
-        "dose_levels": list(spec.dose_levels),
+        "dose_levels": list(spec.predicted_doses),
         "window": {"center": spec.window_center, "width": spec.window_width},
         "size_multiple": spec.size_multiple,
     }

@@ -13,10 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from n2q_edge.windows import every_second_row_sums
+
 FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
 Spacing: TypeAlias = "tuple[float, float] | None"
 """Row and column spacing in mm; None where the file has none."""
+Box: TypeAlias = tuple[slice, slice]
+"""Rows and columns."""
 
 QUALITY_THRESHOLD = 0.5
 """`Quality.below_threshold` is the fraction of body pixels whose predicted SSIM is lower than this."""
@@ -85,39 +89,50 @@ def body_mask(hu: FloatArray, pixel_spacing_mm: Spacing) -> BoolArray:
     dense = _block_means(hu, block) > BODY_HU
     if block > 1 or min(height, width) >= COARSE_CELLS // 2:
         dense = _opened(dense)
+    mask = np.zeros(hu.shape, dtype=bool)
     labels, count = ndimage.label(dense)
     if count == 0:
-        return np.zeros(hu.shape, dtype=bool)
-    largest = np.bincount(labels.ravel())[1:].argmax() + 1
-    body = _filled(labels == largest)
+        return mask
+    body = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    near = bounding_box(body, margin=1)
+    body = _filled(body[near])
+    rows, columns = (slice(cells.start * block, cells.stop * block) for cells in near)
+    found = hu[rows, columns] > BODY_HU
     # In the body everything counts, on its outline what is dense, outside nothing.
-    limit = np.where(body, np.where(_eroded(body), -np.inf, BODY_HU), np.inf).astype(np.float32)
-    mask: BoolArray = hu > _enlarge(limit, block, hu.shape)
+    found &= _enlarge(body, block, found.shape)
+    found |= _enlarge(_eroded(body), block, found.shape)
+    if _area_mm2(found, pixel_spacing_mm or TYPICAL_SPACING) >= MIN_BODY_MM2:
+        mask[rows, columns] = found
+    return mask
+
+
+def bounding_box(mask: BoolArray, margin: int | tuple[int, int] = 0) -> Box:
+    """The rows and columns of a mask [H,W] with anything set, with a margin as far as the image reaches."""
+    down, across = (margin, margin) if isinstance(margin, int) else margin
+    return _span(np.any(mask, axis=1), down), _span(np.any(mask, axis=0), across)
+
+
+def _span(line: BoolArray, margin: int) -> slice:
+    """From the first to the last that is set."""
+    places = np.flatnonzero(line)
     return (
-        mask
-        if _area_mm2(mask, pixel_spacing_mm or TYPICAL_SPACING) >= MIN_BODY_MM2
-        else np.zeros(hu.shape, dtype=bool)
+        slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin) if places.size else slice(0, 0)
     )
 
 
 def _opened(cells: BoolArray) -> BoolArray:
     """Binary opening by 3x3; beyond the edge is what is at the edge."""
-    grid = np.pad(cells, 1, mode="edge")
-    eroded = np.zeros_like(grid)
-    rows = grid[:-2] & grid[1:-1] & grid[2:]
-    eroded[1:-1, 1:-1] = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
-    rows = eroded[:-2] | eroded[1:-1] | eroded[2:]
-    opened: BoolArray = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-    return opened
+    return ~_eroded(~_eroded(cells, square=True), square=True)
 
 
-def _eroded(cells: BoolArray) -> BoolArray:
-    """Cells whose four neighbours are set, too; beyond the edge all are."""
+def _eroded(cells: BoolArray, *, square: bool = False) -> BoolArray:
+    """Cells whose four neighbours (with `square` all eight) are set, too; beyond the edge all are."""
     inner: BoolArray = cells.copy()
     inner[1:] &= cells[:-1]
     inner[:-1] &= cells[1:]
-    inner[:, 1:] &= cells[:, :-1]
-    inner[:, :-1] &= cells[:, 1:]
+    across = inner.copy() if square else cells
+    inner[:, 1:] &= across[:, :-1]
+    inner[:, :-1] &= across[:, 1:]
     return inner
 
 
@@ -134,37 +149,40 @@ def quality_scores(quality_map: FloatArray, mask: BoolArray, *, histogram: bool 
     if values.size == 0:
         return None
     fifth = int(0.05 * (values.size - 1))  # of the sorted values
+    counts: tuple[int, ...] = ()
+    if histogram:
+        bins = _bins(values)
+        found = _counts(bins)
+        counts = tuple(found.tolist())
+        up_to = found.cumsum()
+        at = int(up_to.searchsorted(fifth, side="right"))  # the bin it is in: only that is sorted
+        low, fifth = values[bins == at], fifth - int(up_to[at] - found[at])
+    else:
+        low = values
     return Quality(
-        mean=float(values.mean(dtype=np.float64)),
-        p05=float(_sorted_at(values, fifth, fifth)[0]),
+        mean=float(values.sum() / values.size),  # numpy sums pairwise: exact to 1e-7
+        p05=float(np.partition(low, fifth)[fifth]),
         below_threshold=float(np.count_nonzero(values < QUALITY_THRESHOLD) / values.size),
-        histogram=_histogram(values) if histogram else (),
+        histogram=counts,
     )
 
 
-def _histogram(values: FloatArray) -> tuple[int, ...]:
-    """Counts in equal bins from 0 to 1; what lies outside is in the first or the last."""
-    bins = values * np.float32(HISTOGRAM_BINS)
-    np.clip(bins, 0, HISTOGRAM_BINS - 1, out=bins)
-    return tuple(np.bincount(bins.astype(np.intp), minlength=HISTOGRAM_BINS).tolist())
+def _bins(values: FloatArray) -> NDArray[np.uint8]:
+    """The bin of every value; what lies outside is in the first or the last."""
+    places = values * np.float32(HISTOGRAM_BINS)
+    np.clip(places, 0, HISTOGRAM_BINS - 1, out=places)
+    bins: NDArray[np.uint8] = places.astype(np.uint8)
+    return bins
 
 
-def _sorted_at(values: FloatArray, first: int, last: int) -> FloatArray:
-    """`np.sort(values)[first : last + 1]`, at a fifth of the price of `np.partition`.
-
-    A sample says between which limits they lie; only what is between them is sorted.
-    """
-    step = 32
-    sample = np.sort(values[::step])
-    margin = 2 + int(2 * np.sqrt(sample.size))  # four standard deviations of a random sample's median
-    low = sample[max(0, first // step - margin)]
-    high = sample[min(sample.size - 1, last // step + margin)]
-    below = int(np.count_nonzero(values < low))
-    between = values[(values >= low) & (values <= high)]
-    if not below <= first <= last < below + between.size:  # the sample was no good
-        below, between = 0, values
-    between = np.partition(between, (first - below, last - below))
-    return between[first - below : last - below + 1]
+def _counts(bins: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """How often every bin occurs. Two pixels are counted at a time, at half the price."""
+    pairs = bins[: bins.size // 2 * 2].view(np.uint16)
+    table = np.bincount(pairs, minlength=HISTOGRAM_BINS << 8).reshape(HISTOGRAM_BINS, 256)
+    counts: NDArray[np.intp] = table.sum(axis=1) + table.sum(axis=0)[:HISTOGRAM_BINS]
+    if bins.size % 2:
+        counts[bins[-1]] += 1
+    return counts
 
 
 def dose_scores(probabilities: FloatArray, dose_levels: tuple[float, ...]) -> Dose:
@@ -184,7 +202,7 @@ def soft_tissue(hu: FloatArray, mask: BoolArray) -> BoolArray:
 def model_noise(noise_map: FloatArray, mask: BoolArray) -> float | None:
     """Median in HU of a model's own noise map [H,W] over a mask [H,W]; None where it is empty."""
     values = noise_map[mask]
-    return float(_sorted_at(values, (values.size - 1) // 2, values.size // 2).mean()) if values.size else None
+    return float(np.median(values)) if values.size else None
 
 
 def to_percent(fraction: float) -> float:
@@ -215,10 +233,11 @@ def global_noise_level(hu: FloatArray, mask: BoolArray, pixel_spacing_mm: Spacin
     if pixel_spacing_mm is None or _area_mm2(soft, pixel_spacing_mm) < MIN_SOFT_TISSUE_MM2:
         return None
     patch = (_odd(NOISE_PATCH_MM / pixel_spacing_mm[0]), _odd(NOISE_PATCH_MM / pixel_spacing_mm[1]))
-    deviation = _soft_tissue_deviations(hu, soft, patch)
-    if deviation.size == 0:
+    near = bounding_box(soft, (patch[0] // 2, patch[1] // 2))
+    variances = _soft_tissue_variances(hu[near], soft[near], patch)
+    if variances.size == 0:
         return None
-    counts = _noise_histogram(deviation)
+    counts = _noise_histogram(variances)
     density = ndimage.gaussian_filter1d(
         counts / np.diff(NOISE_BIN_EDGES), NOISE_SMOOTHING_BINS, mode="constant"
     )
@@ -229,10 +248,12 @@ def global_noise_level(hu: FloatArray, mask: BoolArray, pixel_spacing_mm: Spacin
     return float(np.sqrt(NOISE_BIN_EDGES[mode] * NOISE_BIN_EDGES[mode + 1] * (pixels - 1) / (pixels - 2)))
 
 
-def _noise_histogram(deviations: FloatArray) -> NDArray[np.intp]:
-    """Counts between `NOISE_BIN_EDGES`; what lies outside is in the first or the last bin."""
+def _noise_histogram(variances: FloatArray) -> NDArray[np.intp]:
+    """Counts of the roots between `NOISE_BIN_EDGES`; what lies outside is in the first or the last bin."""
     low, high, count = NOISE_BIN_EDGES[0], NOISE_BIN_EDGES[-1], len(NOISE_BIN_EDGES) - 1
-    bins = np.log(deviations.clip(low, high) / low) * (count / np.log(high / low))
+    bins = np.log(variances.clip(low**2, high**2))
+    bins -= np.float32(np.log(low**2))
+    bins *= np.float32(count / np.log(high**2 / low**2))
     return np.bincount(bins.astype(np.intp).clip(0, count - 1), minlength=count)
 
 
@@ -240,40 +261,28 @@ def _area_mm2(mask: BoolArray, spacing_mm: tuple[float, float]) -> float:
     return float(np.count_nonzero(mask) * spacing_mm[0] * spacing_mm[1])
 
 
-def _soft_tissue_deviations(hu: FloatArray, soft: BoolArray, patch: tuple[int, int]) -> FloatArray:
-    """Standard deviations (n - 1) of the patches that lie in the image and have a soft-tissue centre.
+def _soft_tissue_variances(hu: FloatArray, soft: BoolArray, patch: tuple[int, int]) -> FloatArray:
+    """Variances (n - 1) of the patches that lie in the image and have a soft-tissue centre.
 
     Centres are every `NOISE_STRIDE` pixels: neighbouring patches are nearly the same, and this is 4x faster.
     """
-    rows, columns = (np.flatnonzero(soft.any(axis=axis)) for axis in (1, 0))
-    top, left = (max(0, line[0] - size // 2) for line, size in zip((rows, columns), patch, strict=True))
-    bottom, right = (line[-1] + size // 2 + 1 for line, size in zip((rows, columns), patch, strict=True))
-    near = hu[top:bottom, left:right] - np.float32(sum(SOFT_TISSUE_HU) / 2)  # keeps the squares small
-    if near.shape[0] < patch[0] or near.shape[1] < patch[1]:
+    if hu.shape[0] < patch[0] or hu.shape[1] < patch[1]:
         return np.empty(0, dtype=np.float32)
-    pixels = patch[0] * patch[1]
-    mean = _patch_sums(near, patch) / pixels
-    variance = (_patch_sums(near * near, patch) - pixels * mean * mean) / (pixels - 1)
-    centres = soft[top + patch[0] // 2 :: NOISE_STRIDE, left + patch[1] // 2 :: NOISE_STRIDE]
-    centres = centres[: mean.shape[0], : mean.shape[1]]
-    deviations: FloatArray = np.sqrt(np.maximum(variance[centres], 0))
-    return deviations
+    near = np.subtract(hu, sum(SOFT_TISSUE_HU) / 2, dtype=np.float32)  # keeps the squares small
+    pixels = np.float32(patch[0] * patch[1])
+    total = _patch_sums(near, patch)
+    squares = _patch_sums(near * near, patch)
+    variance: FloatArray = (squares - total * total / pixels) / (pixels - np.float32(1))
+    centres = soft[patch[0] // 2 :: NOISE_STRIDE, patch[1] // 2 :: NOISE_STRIDE]
+    centres = centres[: total.shape[0], : total.shape[1]]
+    found: FloatArray = variance[centres]
+    return found
 
 
 def _patch_sums(image: FloatArray, patch: tuple[int, int]) -> FloatArray:
     """Sums over the patches that fit into `image`, one every `NOISE_STRIDE` pixels."""
-    down = _window_sums(image, patch[0])
-    across: FloatArray = _window_sums(np.ascontiguousarray(down.T), patch[1]).T
+    across: FloatArray = every_second_row_sums(every_second_row_sums(image, patch[0]).T, patch[1]).T
     return across
-
-
-def _window_sums(image: FloatArray, size: int) -> FloatArray:
-    """Sums of `size` neighbouring rows, one every `NOISE_STRIDE` rows."""
-    last = image.shape[0] - size + 1
-    total: FloatArray = image[0:last:NOISE_STRIDE].copy()
-    for offset in range(1, size):
-        total += image[offset : last + offset : NOISE_STRIDE]
-    return total
 
 
 def _odd(size: float) -> int:
@@ -296,7 +305,7 @@ def _block_means(image: FloatArray, block: int) -> FloatArray:
     return means
 
 
-def _enlarge(cells: FloatArray, block: int, shape: tuple[int, int]) -> FloatArray:
+def _enlarge(cells: BoolArray, block: int, shape: tuple[int, int]) -> BoolArray:
     """Repeat every cell `block` x `block` times and cut to `shape`."""
-    grown: FloatArray = cells.repeat(block, axis=1).repeat(block, axis=0)[: shape[0], : shape[1]]
+    grown: BoolArray = cells.repeat(block, axis=1).repeat(block, axis=0)[: shape[0], : shape[1]]
     return grown

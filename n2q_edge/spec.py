@@ -19,8 +19,8 @@ HU_MIN = -1024.0
 HU_MAX = 3071.0
 DOSE_LEVELS = (0.05, 0.10, 0.25, 0.50, 0.75)
 
-REQUIRED_OUTPUTS = ("quality_map", "dose_probabilities")
-OPTIONAL_OUTPUTS = ("noise_map", "log_variance")
+REQUIRED_OUTPUTS = ("quality_map",)
+OPTIONAL_OUTPUTS = ("dose_probabilities", "noise_map", "log_variance")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,24 @@ class SsimDefinition:
 
 
 @dataclass(frozen=True)
+class FeatureLimits:
+    """Which values of a feature of a slice a model knows (see `n2q_edge.applicability`).
+
+    Attributes:
+        training: lowest and highest value that counts as learned.
+        limits: the same with a margin; a slice beyond is unlike the training data.
+    """
+
+    training: tuple[float, float]
+    limits: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        low, high = self.limits
+        if not low <= self.training[0] <= self.training[1] <= high:  # a NaN fails, too
+            raise ValueError(f"limits {self.limits} do not enclose {self.training}")
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """What a model is and how to feed it.
 
@@ -45,11 +63,13 @@ class ModelSpec:
         window_center: centre of the display window the SSIM is defined on, HU.
         window_width: width of that window, HU.
         size_multiple: H and W of the input must be multiples of it.
-        dose_levels: dose fractions of the K classes, ascending.
-        outputs: names of the graph's outputs, in order.
+        dose_levels: dose fractions the model is made for, ascending: the K classes of its dose head, if it
+            has one (see `predicted_doses`).
+        outputs: names of the graph's outputs, in order, `quality_map` first.
         ssim: the SSIM definition behind the quality map.
         precision: precision of the weights: `fp32`, `fp16`, `fp16-norm32` or `int8`.
         training: provenance: data, steps, seed, metrics, attribution. Free-form JSON.
+        domain: by feature, what the training data was like; None if the model cannot tell.
     """
 
     name: str
@@ -59,19 +79,30 @@ class ModelSpec:
     window_width: float = 300.0
     size_multiple: int = 16
     dose_levels: tuple[float, ...] = DOSE_LEVELS
-    outputs: tuple[str, ...] = REQUIRED_OUTPUTS
+    outputs: tuple[str, ...] = (*REQUIRED_OUTPUTS, "dose_probabilities")
     ssim: SsimDefinition = field(default_factory=SsimDefinition)
     precision: str = "fp32"
     training: dict[str, Any] = field(default_factory=dict)
+    domain: dict[str, FeatureLimits] | None = None
 
     def __post_init__(self) -> None:
-        if self.outputs[:2] != REQUIRED_OUTPUTS or set(self.outputs[2:]) - set(OPTIONAL_OUTPUTS):
+        optional = self.outputs[len(REQUIRED_OUTPUTS) :]
+        if (
+            self.outputs[: len(REQUIRED_OUTPUTS)] != REQUIRED_OUTPUTS
+            or set(optional) - set(OPTIONAL_OUTPUTS)
+            or len(set(optional)) < len(optional)
+        ):
             raise ModelError(
                 f"model {self.name!r}: outputs {list(self.outputs)} are not "
                 f"{list(REQUIRED_OUTPUTS)} plus any of {list(OPTIONAL_OUTPUTS)}"
             )
         if self.window_width <= 0 or self.size_multiple < 1 or not self.dose_levels:
             raise ModelError(f"model {self.name!r}: window width, size multiple or dose levels out of range")
+
+    @property
+    def predicted_doses(self) -> tuple[float, ...]:
+        """The dose levels the model tells apart; empty without a dose head."""
+        return self.dose_levels if "dose_probabilities" in self.outputs else ()
 
     def to_json(self) -> str:
         """The spec as one line of JSON, with its schema version."""
@@ -95,6 +126,7 @@ class ModelSpec:
             fields["ssim"] = SsimDefinition(**fields["ssim"])
             fields["dose_levels"] = tuple(float(level) for level in fields["dose_levels"])
             fields["outputs"] = tuple(fields["outputs"])
+            fields["domain"] = _domain(fields.get("domain"))
             return cls(**fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"model spec cannot be read ({error}): export the model again") from None
@@ -114,3 +146,14 @@ class ModelSpec:
             return cls.from_json(metadata[SPEC_KEY])
         except ModelError as error:
             raise ModelError(f"{source}: {error}") from None
+
+
+def _domain(found: dict[str, Any] | None) -> dict[str, FeatureLimits] | None:
+    """The `domain` of a spec's JSON; files made before there was one have none."""
+    if found is None:
+        return None
+    domain = {}
+    for name, fields in found.items():
+        (low, high), (lowest, highest) = fields["training"], fields["limits"]
+        domain[name] = FeatureLimits((float(low), float(high)), (float(lowest), float(highest)))
+    return domain

@@ -14,7 +14,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
 from n2q_edge.scoring import BoolArray
-from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
+from n2q_edge.spec import HU_MAX, HU_MIN, FeatureLimits, ModelSpec
 
 ROOT_UID = "1.2.826.0.1.3680043.8.498.1"
 SPACING_MM = 0.8
@@ -22,7 +22,7 @@ TISSUE_HU, AIR_HU = 50, -1000
 
 
 class FakeRuntime:
-    """Satisfies the `Runtime` protocol: a quality map that is a function of HU, and a chosen dose.
+    """Satisfies the `Runtime` protocol: a quality map that is a function of HU, and a chosen dose, or none.
 
     Attributes:
         calls: shape of every inference, warm-ups included.
@@ -32,12 +32,15 @@ class FakeRuntime:
     def __init__(
         self,
         quality: Callable[[FloatArray], FloatArray] = lambda hu: np.full_like(hu, 0.75),
-        dose: Sequence[float] = (0.0, 0.1, 0.6, 0.2, 0.1),
+        dose: Sequence[float] | None = (0.0, 0.1, 0.6, 0.2, 0.1),
         size_multiple: int = 16,
         fails_on: Callable[[FloatArray], bool] = lambda hu: False,
+        domain: dict[str, FeatureLimits] | None = None,
     ) -> None:
-        outputs = ("quality_map", "dose_probabilities")
-        self._spec = ModelSpec("fake", "1", {"class": "Fake"}, size_multiple=size_multiple, outputs=outputs)
+        outputs = ("quality_map",) if dose is None else ("quality_map", "dose_probabilities")
+        self._spec = ModelSpec(
+            "fake", "1", {"class": "Fake"}, size_multiple=size_multiple, outputs=outputs, domain=domain
+        )
         self._quality, self._dose, self._fails_on = quality, dose, fails_on
         self.calls: list[tuple[int, ...]] = []
         self.closed = False
@@ -71,7 +74,7 @@ class FakeRuntime:
         self.calls.append(hu.shape)
         if self._fails_on(hu):
             raise ModelError("the fake was told to fail")
-        dose = np.tile(np.asarray(self._dose, dtype=np.float32), (len(hu), 1))
+        dose = None if self._dose is None else np.tile(np.asarray(self._dose, np.float32), (len(hu), 1))
         return Inference(self._quality(hu), dose, InferTiming(total=8.0 * len(hu)))
 
     def close(self) -> None:

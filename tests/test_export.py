@@ -185,6 +185,22 @@ def test_the_gate_sees_every_output(
         export._hold(parity, report.tolerances, report.path)
 
 
+class MapOnly(Tiny):
+    def forward(self, hu: Any) -> tuple[Any, ...]:
+        return super().forward(hu)[:1]
+
+
+def test_a_network_without_a_dose_head(tmp_path: Path) -> None:
+    spec = replace(SPEC, outputs=("quality_map",))
+    made = export.export_network(MapOnly(), spec, tmp_path / "map.onnx", source=SOURCE)
+    assert [port.name for port in onnx.load(made.path).graph.output] == ["quality_map"]
+    assert [(parity.same_dose, parity.relative_difference) for parity in made.parity] == [(None, {})] * 2
+    console = Console(file=StringIO(), width=200)
+    export.render(made, console)
+    assert isinstance(console.file, StringIO)
+    assert "same dose" not in console.file.getvalue()
+
+
 def test_a_network_that_cannot_be_exported(tmp_path: Path) -> None:
     class Branching(Tiny):
         def forward(self, hu: Any) -> tuple[Any, Any, Any]:

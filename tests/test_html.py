@@ -19,7 +19,7 @@ from n2q_edge.assess import Assessment, assess
 from n2q_edge.dicom import scan
 from n2q_edge.report import charts, document, html, overlay
 from n2q_edge.runtimes.base import FloatArray, Inference
-from n2q_edge.spec import ModelSpec
+from n2q_edge.spec import FeatureLimits, ModelSpec
 
 CtSeries = Callable[..., Path]
 STYLE = Path(html.__file__).parent / "templates" / "style.css"
@@ -205,6 +205,32 @@ def test_noise_that_disagrees_is_a_caution(tmp_path: Path) -> None:
     assert result.noise_hu == pytest.approx(8, rel=0.1)
     assert crosscheck.NOISE_DISAGREEMENT in result.flags
     assert "the model and a model-free measure disagree on the noise" in Reader(to_html(run)).words
+
+
+THICK = "thick slice: slice thickness 5 mm, training 1 to 3 mm"
+
+
+def out_of_domain(folder: Path, model_s_thickness_mm: tuple[float, float]) -> str:
+    """The page of a series of 5 mm slices, by a model that knows these thicknesses."""
+    domain = {"slice_mm": FeatureLimits(model_s_thickness_mm, model_s_thickness_mm)}
+    return Reader(page(folder, runtime=FakeRuntime(by_brightness, domain=domain))).words
+
+
+def test_a_series_unlike_the_training_data_is_a_caution_with_its_reason(ct_series: CtSeries) -> None:
+    words = out_of_domain(ct_series(images=[phantom(96, 60)] * 3), (1.0, 3.0))
+    caution = (
+        "3 of 3 slices are unlike the training data: thick slice (slice thickness 5 mm, training 1 to 3 mm)"
+    )
+    assert words.index("Caution:") < words.index(caution) < words.index("Looks like dose")
+    assert "out_of_domain 3 slices" in words
+    assert words.count(THICK) == 2 + 3  # under two pictures and in the table of all slices
+
+
+def test_the_page_says_whether_the_domain_was_checked(ct_series: CtSeries) -> None:
+    words = out_of_domain(ct_series(number=2), (1.0, 8.0))
+    assert "unlike the training data" not in words
+    assert "every slice was compared with what the model was trained on" in words
+    assert "not checked: the model does not say" in Reader(page(ct_series(number=3))).words
 
 
 @pytest.mark.parametrize(

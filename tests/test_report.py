@@ -3,7 +3,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -20,7 +21,12 @@ from n2q_edge.errors import OutputError
 from n2q_edge.report import document, folder, slices_csv, table
 from n2q_edge.report.machine import describe_machine
 from n2q_edge.report.text import percent, printable, shorten
+from n2q_edge.runtimes import Runtime, open_model
 from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.spec import FeatureLimits
+
+sys.path.insert(0, str(Path(__file__).parent / "runtimes"))  # for `tiny`
+import tiny
 
 CtSeries = Callable[..., Path]
 
@@ -29,6 +35,20 @@ AIR = np.full((96, 96), -1000, np.float32)
 
 def by_brightness(hu: FloatArray) -> FloatArray:
     return np.clip(hu / 100, 0, 1)
+
+
+@pytest.fixture(params=["fake", "onnxruntime"])
+def without_dose(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Assessment]:
+    """Two slices of 10 and 40 HU, assessed by models without a dose head."""
+    write_series(tmp_path / "series", [phantom(96, 10), phantom(96, 40)])
+    if request.param == "fake":
+        runtime: Runtime = FakeRuntime(by_brightness, dose=None)
+    else:
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+        runtime = open_model(tiny.write_onnx(tmp_path / "map.onnx", spec=tiny.MAP_ONLY), "onnxruntime")
+    with runtime:
+        yield assess(scan([tmp_path / "series"]), runtime, keep_worst=2)
 
 
 @pytest.fixture
@@ -84,6 +104,28 @@ def test_what_was_not_measured_is_null(mixed: Assessment) -> None:
     assert air["dose"] == {"level": None, "probabilities": None}
     assert air["noise_hu"] is None
     assert air["flags"] == ["no_body"]
+
+
+def test_a_model_without_a_dose_head_names_no_dose_anywhere(without_dose: Assessment, tmp_path: Path) -> None:
+    """Not null for want of a body: every slice has a quality, and none a dose."""
+    built = document.build(without_dose, worst=2)
+    validate(built)
+    assert built["model"]["dose_levels_percent"] == []
+    (series,) = built["series"]
+    assert series["summary"]["dose"] == []
+    assert series["summary"]["slices_scored"] == 2
+    assert [item["dose"] for item in series["slices"]] == [{"level": None, "probabilities": None}] * 2
+    (first, _) = csv.DictReader(io.StringIO(slices_csv.to_csv(without_dose)))
+    assert first["dose_level_percent"] == ""
+    assert first["quality_mean"] != ""
+    assert not [name for name in first if name.startswith("dose_probability")]
+    assert "looks like" not in rendered(without_dose)
+    folder.write_folder(without_dose, built, tmp_path)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "the model does not tell" in page
+    assert "Dose level along z" not in page
+    assert page.count("position along z, mm") == 1  # now below the noise
+    assert (tmp_path / "series001_quality.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_summary(mixed: Assessment) -> None:
@@ -180,6 +222,49 @@ def test_table_fits_80_columns_and_says_what_matters(mixed: Assessment) -> None:
     assert "empty_file" in text
     assert "The file has no bytes." in text
     assert "\x1b" not in text
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Assessment:
+    """Two slices of 5 mm, of a model that was trained on 1 to 3 mm, and one of air."""
+    write_series(tmp_path, [phantom(96, 10), phantom(96, 20), AIR])
+    domain = {"slice_mm": FeatureLimits((1.0, 3.0), (0.9, 3.3))}
+    return assess(scan([tmp_path]), FakeRuntime(by_brightness, domain=domain), keep_worst=2)
+
+
+STRANGE = "thick slice: slice thickness 5 mm, training 1 to 3 mm"
+
+
+def test_out_of_domain_in_the_document(strange: Assessment) -> None:
+    built = document.build(strange, worst=5)
+    validate(built)
+    assert built["model"]["domain"] == {"slice_mm": {"training": [1.0, 3.0], "limits": [0.9, 3.3]}}
+    (series,) = built["series"]
+    reason = {"code": "thick_slice", "feature": "slice_mm", "training": [1.0, 3.0]}
+    assert series["slices"][0]["out_of_domain"] == [{**reason, "value": 5.0, "text": STRANGE}]
+    assert series["slices"][2]["out_of_domain"] == []
+    text = "thick slice (slice thickness 5 mm, training 1 to 3 mm)"
+    assert series["summary"]["out_of_domain"] == {
+        "slices": 2,
+        "text": f"2 of 3 slices are unlike the training data: {text}",
+        "reasons": [{**reason, "slices": 2, "values": [5.0, 5.0], "text": text}],
+    }
+
+
+def test_a_model_that_cannot_tell_is_null_everywhere(mixed: Assessment) -> None:
+    built = document.build(mixed, worst=5)
+    assert built["model"]["domain"] is None
+    assert built["series"][0]["summary"]["out_of_domain"] is None
+    assert built["series"][0]["slices"][0]["out_of_domain"] is None
+
+
+def test_out_of_domain_in_csv_and_table(strange: Assessment) -> None:
+    rows = list(csv.DictReader(io.StringIO(slices_csv.to_csv(strange))))
+    assert [row["out_of_domain"] for row in rows] == [STRANGE, STRANGE, ""]
+    assert rows[0]["flags"] == "out_of_domain"
+    text = rendered(strange)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "2 of 3 slices are unlike the training data: thick slice" in text
 
 
 def test_table_of_nothing(tmp_path: Path) -> None:

@@ -84,6 +84,19 @@ def test_quality_scores_count_only_the_mask() -> None:
     assert scores.below_threshold == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("pixels", [1, 2, 7, 1000, 1001])
+def test_quality_scores_are_those_of_the_sorted_pixels(pixels: int) -> None:
+    """Half of the pixels share a value, as air and saturated bone do."""
+    quality = np.random.default_rng(pixels).uniform(0, 1, (1, pixels)).astype(np.float32)
+    quality[:, ::2] = 1
+    scores = quality_scores(quality, np.ones(quality.shape, dtype=bool))
+    assert scores is not None
+    ordered = np.sort(quality[0].astype(np.float64))
+    assert scores.mean == pytest.approx(ordered.mean(), abs=1e-6)
+    assert scores.p05 == ordered[int(0.05 * (pixels - 1))]
+    assert scores.histogram == tuple(np.histogram(ordered, bins=20, range=(0, 1))[0])
+
+
 def test_no_scores_without_a_body() -> None:
     empty = np.zeros((8, 8), dtype=bool)
     assert quality_scores(np.ones((8, 8), np.float32), empty) is None

@@ -1,11 +1,12 @@
 """The spec survives every file it travels in."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from n2q_edge.errors import ModelError
-from n2q_edge.spec import SPEC_KEY, ModelSpec
+from n2q_edge.spec import SPEC_KEY, FeatureLimits, ModelSpec
 
 SPEC = ModelSpec(
     name="n2q",
@@ -20,6 +21,22 @@ def test_json_round_trip() -> None:
     assert ModelSpec.from_json(SPEC.to_json()) == SPEC
 
 
+@pytest.mark.parametrize("optional", [(), ("noise_map",), ("log_variance", "noise_map")])
+def test_only_the_quality_map_is_required(optional: tuple[str, ...]) -> None:
+    spec = ModelSpec("map", "1", {}, outputs=("quality_map", *optional))
+    assert ModelSpec.from_json(spec.to_json()).outputs == ("quality_map", *optional)
+    assert spec.predicted_doses == ()
+    assert SPEC.predicted_doses == SPEC.dose_levels
+
+
+def test_the_domain_travels_and_old_files_have_none() -> None:
+    domain = {"fat": FeatureLimits((0.1, 0.5), (0.05, 0.55))}
+    assert ModelSpec.from_json(replace(SPEC, domain=domain).to_json()).domain == domain
+    old = json.loads(SPEC.to_json())
+    del old["domain"]
+    assert ModelSpec.from_json(json.dumps(old)).domain is None
+
+
 def test_metadata_without_a_spec_is_refused() -> None:
     with pytest.raises(ModelError, match=r"model\.onnx carries no n2q-edge model spec"):
         ModelSpec.from_metadata({"author": "x"}, "model.onnx")
@@ -32,9 +49,16 @@ def test_metadata_without_a_spec_is_refused() -> None:
         {"window_width": 0},
         {"outputs": ["dose_probabilities", "quality_map"]},
         {"outputs": ["quality_map", "dose_probabilities", "mystery"]},
+        {"outputs": ["quality_map", "noise_map", "noise_map"]},
+        {"outputs": ["dose_probabilities"]},
         {"dose_levels": []},
         {"unknown_field": 1},
         {"ssim": {"window": 11, "surprise": 1}},
+        {"domain": []},
+        {"domain": {"fat": [0.1, 0.5]}},
+        {"domain": {"fat": {"training": [0.1], "limits": [0, 1]}}},
+        {"domain": {"fat": {"training": [0.1, 0.5], "limits": [0.2, 0.6]}}},
+        {"domain": {"fat": {"training": [0.1, 0.5], "limits": [float("nan"), 0.6]}}},
     ],
 )
 def test_a_wrong_spec_is_refused(change: dict[str, object]) -> None:

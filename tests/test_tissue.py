@@ -5,21 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from n2q_edge.tissue import region_scores, summarise_regions, tissue_masks
+from n2q_edge.tissue import TISSUES, region_scores, summarise_regions, tissue_masks
 
 SPACING = (1.0, 1.0)
 HU = {"lung": -800, "fat": -100, "soft tissue": 50, "bone": 700}
 
 
 def quarters() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A 120 x 120 image of four squares, one of each tissue; their pixels more than 2 from an edge."""
+    """A 120 x 120 image of four squares, one of each tissue; every second of their pixels more than 2 from an
+    edge."""
     image = np.empty((120, 120), np.float32)
     inside = {}
     for (name, hu), (row, column) in zip(HU.items(), ((0, 0), (0, 60), (60, 0), (60, 60)), strict=True):
         image[row : row + 60, column : column + 60] = hu
         mask = np.zeros(image.shape, bool)
         mask[row + 2 : row + 58, column + 2 : column + 58] = True
-        inside[name] = mask
+        inside[name] = mask[::2, ::2]
     return image, inside
 
 
@@ -34,13 +35,36 @@ def test_every_tissue_is_found_where_it_is_in_spite_of_noise() -> None:
             assert not mask[inside[other]].any(), (name, other)
 
 
+@pytest.mark.parametrize("shape", [(120, 120), (61, 90), (40, 33)])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.7, 0.5), (4.0, 4.0)])
+def test_classes_are_those_of_the_means_of_a_box(
+    shape: tuple[int, int], spacing: tuple[float, float]
+) -> None:
+    hu = np.random.default_rng(0).integers(-1024, 400, shape).astype(np.float32)
+    hu = np.where(np.arange(shape[1]) % 16 < 8, hu / 8, hu).round().astype(np.float32)
+    body = np.zeros(shape, bool)
+    body[:-7, 9:] = True
+    box = [max(1, round(3 / step)) for step in spacing]
+    around = [(size // 2, size - size // 2 - 1) for size in box]
+    padded = np.pad(hu, around, mode="edge").astype(np.float64)
+    means = np.rint(np.lib.stride_tricks.sliding_window_view(padded, box).mean(axis=(2, 3)))[::2, ::2]
+    masks = tissue_masks(hu, body, spacing)
+    for name, (low, high) in TISSUES.items():
+        np.testing.assert_array_equal(masks[name], body[::2, ::2] & (means >= low) & (means <= high), name)
+
+
+def test_no_tissue_without_a_body() -> None:
+    masks = tissue_masks(np.zeros((40, 40), np.float32), np.zeros((40, 40), bool), SPACING)
+    assert not any(mask.any() for mask in masks.values())
+
+
 def test_nothing_outside_of_the_body_is_tissue() -> None:
     image, _ = quarters()
     body = np.zeros(image.shape, bool)
     body[:, :60] = True
     masks = tissue_masks(image, body, SPACING)
     assert not masks["fat"].any()
-    assert not masks["bone"][:, 60:].any()
+    assert not masks["bone"][:, 30:].any()
 
 
 @pytest.mark.parametrize(
@@ -61,6 +85,9 @@ def test_scores_are_those_of_the_pixels_of_the_region() -> None:
     assert (score.name, score.area_mm2) == ("left", 5000)
     assert score.quality.mean == pytest.approx(49 / 2 / 99)  # mean of 0 .. 49, by 99
     assert score.quality.below_threshold == 1
+    (coarse,) = region_scores(quality, {"left": left[::2, ::2]}, SPACING)
+    assert coarse.area_mm2 == 5000  # 50 x 25 pixels that stand for four each
+    assert coarse.quality.mean == pytest.approx(48 / 2 / 99)  # of 0, 2, .. 48
     (fine, _) = region_scores(quality, {"left": left, "small": small}, (2.0, 2.0))
     assert fine.area_mm2 == 20000
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from n2q_edge.errors import ModelError
 from n2q_edge.network.compact import CompactNet
+from n2q_edge.network.redcnn import RedCnn
 from n2q_edge.network.unet import UNet
 from n2q_edge.spec import ModelSpec
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "compact": CompactNet}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "redcnn": RedCnn, "compact": CompactNet}
 
 
 def build(spec: ModelSpec) -> nn.Module:

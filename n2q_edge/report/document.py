@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import n2q_edge
+from n2q_edge.applicability import Deviation, series_text, summarise_deviations
 from n2q_edge.assess import Assessment, Rejection, SeriesReport, SliceResult, worst_slices
 from n2q_edge.policy import Judgement, Policy, load_policy
 from n2q_edge.report.machine import describe_machine
@@ -120,7 +121,8 @@ def _model(assessment: Assessment) -> dict[str, Any]:
         "precision": spec.precision,
         "window_center_hu": spec.window_center,
         "window_width_hu": spec.window_width,
-        "dose_levels_percent": [to_percent(level) for level in spec.dose_levels],
+        "dose_levels_percent": [to_percent(level) for level in spec.predicted_doses],
+        "domain": plain(spec.domain and {name: asdict(each) for name, each in spec.domain.items()}),
         "runtime": plain(runtime),
     }
 
@@ -194,8 +196,41 @@ def _summary(report: SeriesReport, worst: int) -> dict[str, Any]:
         "worst": [result.number for result in worst_slices(report.slices, worst)],
         "dose": [{"level": level, "slices": levels[level]} for level in sorted(levels)],
         "noise_hu_median": _rounded(statistics.median(noise) if noise else None, 3),
+        "out_of_domain": _out_of_domain(report),
         "regions": [_region_summary(region, report) for region in _regions(report)],
         "seconds": round(report.seconds, 3),
+    }
+
+
+def _out_of_domain(report: SeriesReport) -> dict[str, Any] | None:
+    """How many slices are unlike the training data, and why; None if the model cannot tell."""
+    found = [result.out_of_domain for result in report.slices if result.out_of_domain is not None]
+    if not found:
+        return None
+    return {
+        "slices": sum(bool(each) for each in found),
+        "text": series_text(found),
+        "reasons": [
+            {
+                "code": each.code,
+                "feature": each.feature,
+                "slices": each.slices,
+                "values": [_rounded(value) for value in each.values],
+                "training": [_rounded(value) for value in each.training],
+                "text": each.text,
+            }
+            for each in summarise_deviations(found)
+        ],
+    }
+
+
+def _deviation(deviation: Deviation) -> dict[str, Any]:
+    return {
+        "code": deviation.code,
+        "feature": deviation.feature,
+        "value": _rounded(deviation.value),
+        "training": [_rounded(value) for value in deviation.training],
+        "text": deviation.text,
     }
 
 
@@ -247,6 +282,9 @@ def _slice(result: SliceResult) -> dict[str, Any]:
         "noise_hu": _rounded(result.noise_hu, 3),
         "model_noise_hu": _rounded(result.model_noise_hu, 3),
         "flags": list(result.flags),
+        "out_of_domain": None
+        if result.out_of_domain is None
+        else [_deviation(each) for each in result.out_of_domain],
         "times_ms": {stage: _rounded(value, 3) for stage, value in vars(times).items()},
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from n2q_edge.applicability import OUT_OF_DOMAIN
 from n2q_edge.assess import NO_BODY, Assessment, ModelReason, SeriesReport
 from n2q_edge.crosscheck import NOISE_DISAGREEMENT, NOISE_RATIO_LIMIT
 from n2q_edge.dicom.reasons import Reason
@@ -30,6 +31,7 @@ FLAGS = {
     NO_BODY: "no patient was found in the slice; it has no scores",
     NOISE_DISAGREEMENT: "the model's noise and the noise measured without it differ by more than a factor of "
     f"{NOISE_RATIO_LIMIT:g}: the model may be out of its domain",
+    OUT_OF_DOMAIN: "the slice is unlike what the model was trained on: its numbers deserve less trust",
 }
 CAUTIONS = {
     NOISE_DISAGREEMENT: ("In {} the model and a model-free measure disagree on the noise", 0.1),
@@ -37,6 +39,7 @@ CAUTIONS = {
     NO_BODY: ("No patient was found in {}; they are not scored", 0.0),
 }
 """Flag: what to say at the top, and over which share of the slices; a few disagree in most series."""
+OUT_OF_DOMAIN_SHARE = 0.1  # of the slices; below it the flags say so, but not the top of the page
 REASONS = {reason.value: reason.description for kind in (Reason, ModelReason) for reason in kind}
 PROTOCOL = (
     ("series_description", "Series", ""),
@@ -110,7 +113,7 @@ def _series(
         or f"Series {entry['number']}",
         "why": [capital(reason) for reason in entry["verdict"]["reasons"]],
         "cautions": _cautions(entry),
-        "figures": _figures(entry),
+        "figures": _figures(entry, predicts_dose=bool(document["model"]["dose_levels_percent"])),
         "protocol": _protocol(entry["protocol"]),
         "regions": sorted(entry["summary"]["regions"], key=lambda region: region["mean"]),
         "charts": _charts(entry, document),
@@ -133,17 +136,20 @@ def _cautions(entry: dict[str, Any]) -> list[str]:
     """What should make a reader doubt the scores of this series."""
     counts = Counter(flag for item in entry["slices"] for flag in item["flags"])
     total = len(entry["slices"])
-    return [
+    strange = entry["summary"]["out_of_domain"]
+    first = [strange["text"]] if counts[OUT_OF_DOMAIN] > OUT_OF_DOMAIN_SHARE * total else []
+    return first + [
         text.format(f"{counts[flag]} of {total} slices")
         for flag, (text, share) in CAUTIONS.items()
         if counts[flag] > share * total
     ]
 
 
-def _figures(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _figures(entry: dict[str, Any], predicts_dose: bool) -> list[tuple[str, str, str]]:
     """The numbers at the top: name, value, what else."""
     summary, total = entry["summary"], entry["latency"]["stages_ms"].get("total")
     quality, dose = summary["quality"], max(summary["dose"], key=lambda item: item["slices"], default=None)
+    no_dose = "no slice has a body" if predicts_dose else "the model does not tell"
     model_noise = sorted(
         item["model_noise_hu"] for item in entry["slices"] if item["model_noise_hu"] is not None
     )
@@ -152,7 +158,7 @@ def _figures(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "Looks like dose",
             percent(dose["level"]) if dose else "–",
-            f"{dose['slices']} of {summary['slices']} slices" if dose else "no slice has a body",
+            f"{dose['slices']} of {summary['slices']} slices" if dose else no_dose,
         ),
         (
             "Noise",
@@ -178,7 +184,7 @@ def _protocol(protocol: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _charts(entry: dict[str, Any], document: dict[str, Any]) -> list[Markup]:
-    """Quality, noise and dose along z, on one horizontal axis."""
+    """Quality, noise and, if the model tells, dose along z, on one horizontal axis."""
     slices = entry["slices"]
     positions = [item["position_mm"] for item in slices]
     usable = None not in positions and len(set(positions)) > 1
@@ -187,10 +193,14 @@ def _charts(entry: dict[str, Any], document: dict[str, Any]) -> list[Markup]:
     low, high = (min(where), max(where)) if len(set(where)) > 1 else (round_axis.low, round_axis.high)
     inside = tuple(tick for tick in round_axis.ticks if low <= tick[0] <= high)
     along = Axis(low, high, inside, round_axis.title)
+    levels = document["model"]["dose_levels_percent"]
+    quality = _quality_chart(entry, where, along)
+    if not levels:
+        return [quality, _noise_chart(slices, where, along, lowest=True)]
     return [
-        _quality_chart(entry, where, along),
-        _noise_chart(slices, where, along),
-        _dose_chart(slices, where, along, document["model"]["dose_levels_percent"]),
+        quality,
+        _noise_chart(slices, where, along, lowest=False),
+        _dose_chart(slices, where, along, levels),
     ]
 
 
@@ -220,10 +230,12 @@ def _quality_chart(entry: dict[str, Any], where: list[float], along: Axis) -> Ma
     )
 
 
-def _noise_chart(slices: list[dict[str, Any]], where: list[float], along: Axis) -> Markup:
+def _noise_chart(slices: list[dict[str, Any]], where: list[float], along: Axis, *, lowest: bool) -> Markup:
+    """The `lowest` of the charts has the labels of the axis they share, and the room for them."""
     measured = [item["noise_hu"] for item in slices]
     model = [item["model_noise_hu"] for item in slices]
-    plot = Plot(along, axis([*measured, *model], "noise, HU", zero=True, ticks=3), height=110, x_labels=False)
+    scale = axis([*measured, *model], "noise, HU", zero=True, ticks=3)
+    plot = Plot(along, scale, height=140 if lowest else 110, x_labels=lowest)
     plot.line(where, model, "second")
     plot.line(where, measured)
     plot.dots(_points(slices, where, "noise", lambda item: item["noise_hu"], 1))
@@ -291,9 +303,14 @@ def _histogram(slices: list[dict[str, Any]], threshold: float) -> Markup | None:
 def _flags(entry: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Flag, where it holds, what it means."""
     counts = Counter(flag for item in entry["slices"] for flag in item["flags"])
-    rows = [(flag, "series", FLAGS.get(flag, "")) for flag in entry["flags"]]
+    meanings = dict(FLAGS)
+    strange = entry["summary"]["out_of_domain"]
+    if strange:
+        reasons = ", ".join(f"{each['text']} in {each['slices']}" for each in strange["reasons"])
+        meanings[OUT_OF_DOMAIN] += f"; {reasons}"
+    rows = [(flag, "series", meanings.get(flag, "")) for flag in entry["flags"]]
     return rows + [
-        (flag, f"{count} slice{'s' if count > 1 else ''}", FLAGS.get(flag, ""))
+        (flag, f"{count} slice{'s' if count > 1 else ''}", meanings.get(flag, ""))
         for flag, count in counts.most_common()
     ]
 
@@ -321,12 +338,20 @@ def _provenance(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("Threads, batch", f"{runtime.get('threads', '–')}, {document['settings']['batch']}"),
         ("Machine", f"{machine['cpu']}, {machine['cores_usable']} cores, {machine['memory_gib']} GiB"),
         ("System", f"{machine['os']}, Python {machine['python']}"),
+        ("Out of domain", _domain(document)),
         ("Policy", f"{policy['name']} ({policy['source'] or 'built in'})"),
         ("Policy SHA-256", policy["sha256"]),
     ]
     if document["settings"]["fail_below"] is not None:
         rows.append(("--fail-below", f"{document['settings']['fail_below']:g}"))
     return rows
+
+
+def _domain(document: dict[str, Any]) -> str:
+    """Whether the model can tell that a slice is unlike its training data."""
+    if document["model"]["domain"]:
+        return "every slice was compared with what the model was trained on"
+    return "not checked: the model does not say what it was trained on"
 
 
 def _window(model: dict[str, Any]) -> str:

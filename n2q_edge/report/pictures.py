@@ -53,7 +53,7 @@ def slice_picture(result: SliceResult, spec: ModelSpec, title: str) -> bytes:
 
 
 def series_picture(report: SeriesReport, spec: ModelSpec, title: str) -> bytes:
-    """PNG of quality, noise and dose level along z, with the worst slices marked.
+    """PNG of quality, noise and, if the model tells, dose level along z, with the worst slices marked.
 
     Args:
         report: of the series.
@@ -63,7 +63,9 @@ def series_picture(report: SeriesReport, spec: ModelSpec, title: str) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.6, 6.6), layout="constrained")
-    quality, noise, dose = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.2, 1.2))
+    levels = [to_percent(level) for level in spec.predicted_doses]
+    heights = (3, 1.2, 1.2) if levels else (3, 1.2)
+    quality, noise, *dose = panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     where, label = _along(report.slices)
     _plot_quality(quality, report, where)
     noise.plot(
@@ -71,11 +73,10 @@ def series_picture(report: SeriesReport, spec: ModelSpec, title: str) -> bytes:
     )
     noise.set_ylim(bottom=0)
     noise.set_ylabel("noise, HU")
-    levels = [_nan(result.dose.level if result.dose else None) for result in report.slices]
-    dose.plot(where, levels, color=LINE, linestyle="none", marker="_", markersize=6, markeredgewidth=2)
-    _dose_axis(dose, [to_percent(level) for level in spec.dose_levels])
-    dose.set_xlabel(label)
-    for axes in (quality, noise, dose):
+    for axes in dose:
+        _plot_dose(axes, report, where, levels)
+    panels[-1].set_xlabel(label)
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -109,9 +110,10 @@ def _plot_quality(axes: Axes, report: SeriesReport, where: list[float]) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
 
 
-def _dose_axis(axes: Axes, levels: list[float]) -> None:
-    """Doses about double from level to level: a logarithmic axis with the levels as ticks."""
-    axes.set_yscale("log")
+def _plot_dose(axes: Axes, report: SeriesReport, where: list[float], levels: list[float]) -> None:
+    found = [_nan(result.dose.level if result.dose else None) for result in report.slices]
+    axes.plot(where, found, color=LINE, linestyle="none", marker="_", markersize=6, markeredgewidth=2)
+    axes.set_yscale("log")  # doses about double from level to level
     axes.set_ylim(levels[0] / 1.4, levels[-1] * 1.4)
     axes.set_yticks(levels, [percent(level) for level in levels])
     axes.set_yticks([], minor=True)

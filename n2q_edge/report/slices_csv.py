@@ -15,12 +15,17 @@ STAGES = ("read", "decode", "wait", "infer", "score", "total")
 
 
 def to_csv(assessment: Assessment) -> str:
-    """All slices of all series, with a header row; an absent number is an empty cell."""
-    levels = [f"dose_probability_{to_percent(level):g}" for level in assessment.spec.dose_levels]
+    """All slices of all series, with a header row; an absent number is an empty cell.
+
+    A model without a dose head has no columns of dose probabilities.
+    """
+    levels = [f"dose_probability_{to_percent(level):g}" for level in assessment.spec.predicted_doses]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     stages = [f"{stage}_ms" for stage in STAGES]
-    writer.writerow([*IDENTITY, *SCORES, *levels, "noise_hu", "model_noise_hu", "flags", *stages])
+    writer.writerow(
+        [*IDENTITY, *SCORES, *levels, "noise_hu", "model_noise_hu", "flags", "out_of_domain", *stages]
+    )
     for report in assessment.series:
         writer.writerows(_row(report, result, len(levels)) for result in report.slices)
     return buffer.getvalue()
@@ -44,6 +49,7 @@ def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]
         _cell(result.noise_hu, 3),
         _cell(result.model_noise_hu, 3),
         " ".join(result.flags),
+        "; ".join(reason.text for reason in result.out_of_domain or ()),
         *(_cell(getattr(result.times, stage), 3) for stage in STAGES),
     ]
 

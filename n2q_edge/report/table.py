@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from n2q_edge.applicability import series_text
 from n2q_edge.assess import Assessment, SeriesReport, SliceResult, worst_slices
 from n2q_edge.policy import Judgement, Policy, Verdict, load_policy
 from n2q_edge.report.document import count_files
@@ -87,6 +88,9 @@ def _facts(report: SeriesReport) -> Iterable[tuple[str, str]]:
     noise = sorted(result.noise_hu for result in report.slices if result.noise_hu is not None)
     if noise:
         yield "noise", f"{noise[0]:.1f} to {noise[-1]:.1f} HU, median {noise[len(noise) // 2]:.1f}"
+    strange = series_text([result.out_of_domain for result in report.slices])
+    if strange:
+        yield "domain", strange
     counts = Counter(flag for result in report.slices for flag in result.flags)
     flags = [*report.series.flags, *(f"{flag} (in {count})" for flag, count in counts.items())]
     if flags:

@@ -1,4 +1,4 @@
-"""The one interface every runtime satisfies: HU in, quality map and dose out, timed."""
+"""The one interface every runtime satisfies: HU in, quality map (and dose) out, timed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Inference:
 
     Attributes:
         quality_map: float32 [N,1,H,W], predicted SSIM in [0, 1].
-        dose_probabilities: float32 [N,K], one row sums to 1; the levels are `spec.dose_levels`.
+        dose_probabilities: float32 [N,K], one row sums to 1; the levels are `spec.dose_levels`. None if the
+            model has no dose head.
         timing: of the whole batch.
         noise_map: float32 [N,1,H,W], noise standard deviation in HU, if the model gives one.
         log_variance: float32 [N,1,H,W], log of the variance of the quality map's error, if the model gives
@@ -38,7 +39,7 @@ class Inference:
     """
 
     quality_map: FloatArray
-    dose_probabilities: FloatArray
+    dose_probabilities: FloatArray | None
     timing: InferTiming
     noise_map: FloatArray | None = None
     log_variance: FloatArray | None = None

@@ -109,13 +109,13 @@ def inference(
                 f"model {spec.name!r}: {name} is {array.dtype} {list(array.shape)}, "
                 f"expected float32 {list(shape)}"
             )
-    quality_map, dose = arrays["quality_map"], arrays["dose_probabilities"]
+    quality_map, dose = arrays["quality_map"], arrays.get("dose_probabilities")
     if quality_map.min() < -ROUNDING or quality_map.max() > 1 + ROUNDING:
         raise ModelError(
             f"model {spec.name!r}: the quality map lies in "
             f"[{quality_map.min():.3g}, {quality_map.max():.3g}], not in [0, 1]"
         )
-    if dose.min() < -ROUNDING or np.abs(dose.sum(axis=1) - 1).max() > ROUNDING:
+    if dose is not None and (dose.min() < -ROUNDING or np.abs(dose.sum(axis=1) - 1).max() > ROUNDING):
         raise ModelError(f"model {spec.name!r}: the dose output holds no probabilities")
     np.clip(quality_map, 0, 1, out=quality_map)
     return Inference(

@@ -1,8 +1,9 @@
-"""The noise cache: each training slice with its simulated noise images, on disk.
+"""The noise cache: each training slice with its noise images, on disk.
 
 Simulating noise costs about a second a slice, and training draws each slice hundreds of times: so a few
 noise images of each slice are stored once, and training mixes fresh realisations from them (see
-`simulation.noise`).
+`simulation.noise`). A measured pair has one noise image, its own; a random unit combination of one image is
+that image or its negative.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from n2q_edge.simulation.noise import NoiseBasis, noise_basis
+from n2q_edge.simulation.noise import NoiseBasis, dose_factors, noise_basis
 
 QUANTUM_IMAGES = 6
 ELECTRONIC_IMAGES = 2
 STD_BLOCK = 8  # pixels a side: the grid of the noise-map target
 VERSION = 1
+NOT_STORED = ("folder", "key", "thickness_mm")  # of a `CachedSlice`
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class CachedSlice:
         patient: patient ID, hashed: only equality matters.
         split: `train`, `test` or another name from an index.
         pixel_mm: pixel spacing, mm.
-        cutoff: apodisation that matches its kernel.
-        electronic_quanta: Ne.
+        cutoff: apodisation that matches its kernel; 0 where the noise was measured.
+        electronic_quanta: Ne; 0 where the noise was measured.
+        quantum_images: how many of its noise images are quantum noise.
+        thickness_mm: slice thickness of the header, None if unknown; not stored in the cache.
     """
 
     folder: Path
@@ -47,6 +51,8 @@ class CachedSlice:
     pixel_mm: float
     cutoff: float
     electronic_quanta: float
+    quantum_images: int = QUANTUM_IMAGES  # entries that do not say are older than measured pairs
+    thickness_mm: float | None = None
 
     def hu(self) -> NDArray[np.int16]:
         """The full-dose slice, int16 [H,W], HU."""
@@ -63,9 +69,8 @@ class CachedSlice:
     def basis(self) -> NoiseBasis:
         """The noise images as `simulation.noise` takes them."""
         images = np.asarray(self.noise(), dtype=np.float32)
-        return NoiseBasis(
-            images[:QUANTUM_IMAGES], images[QUANTUM_IMAGES:], self.electronic_quanta, self.cutoff
-        )
+        quantum, electronic = images[: self.quantum_images], images[self.quantum_images :]
+        return NoiseBasis(quantum, electronic, self.electronic_quanta, self.cutoff)
 
     def _array(self, name: str) -> NDArray[Any]:
         return _mapped(self.folder / f"{self.key}.{name}.npy")
@@ -103,7 +108,7 @@ def load(folder: Path, key: str) -> CachedSlice | None:
 
 
 def store(folder: Path, source: SourceSlice) -> CachedSlice:
-    """Simulate a slice's noise and store it. The description is written last, so an entry is whole or absent.
+    """Simulate a slice's noise and store it.
 
     Raises:
         NoiseCalibrationError: too little soft tissue to measure the slice's noise.
@@ -112,14 +117,47 @@ def store(folder: Path, source: SourceSlice) -> CachedSlice:
     key = slice_key(source.identity)
     rng = np.random.default_rng(int(key, 16))
     basis = noise_basis(source.hu, source.pixel_mm, rng, quantum=QUANTUM_IMAGES, electronic=ELECTRONIC_IMAGES)
+    return _write(folder, key, source, basis)
+
+
+def store_pair(folder: Path, source: SourceSlice, low: NDArray[np.float32], dose: float) -> CachedSlice:
+    """Store a slice with its measured low-dose twin.
+
+    The noise between them is scaled in the image domain, as Haque et al. 2022 do:
+
+        LD(D) = FD + sqrt((1/D - 1) / (1/D0 - 1)) * (QD - FD)
+
+    The stored image is that of `dose_factors` 1, D = 1/2.
+
+    Args:
+        folder: the cache.
+        source: the full-dose slice.
+        low: float32 [H,W], HU, the same slice at the low dose.
+        dose: its dose D0 as a fraction of the full dose.
+    """
+    factor, _ = dose_factors(dose)
+    quantum = (low - source.hu)[None] / np.float32(factor)
+    basis = NoiseBasis(quantum, quantum[:0], electronic_quanta=0.0, cutoff=0.0)
+    return _write(folder, slice_key(source.identity), source, basis)
+
+
+def _write(folder: Path, key: str, source: SourceSlice, basis: NoiseBasis) -> CachedSlice:
+    """Write an entry. The description comes last, so an entry is whole or absent."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / f"{key}.hu.npy", np.rint(source.hu).astype(np.int16))
     np.save(folder / f"{key}.noise.npy", np.concatenate([basis.quantum, basis.electronic]).astype(np.float16))
     np.save(folder / f"{key}.std.npy", np.stack([_local_std(basis.quantum), _local_std(basis.electronic)]))
     cached = CachedSlice(
-        folder, key, source.patient, source.split, source.pixel_mm, basis.cutoff, basis.electronic_quanta
+        folder,
+        key,
+        source.patient,
+        source.split,
+        source.pixel_mm,
+        basis.cutoff,
+        basis.electronic_quanta,
+        len(basis.quantum),
     )
-    description = {name: value for name, value in asdict(cached).items() if name not in ("folder", "key")}
+    description = {name: value for name, value in asdict(cached).items() if name not in NOT_STORED}
     partial = folder / f"{key}.json.part"
     partial.write_text(json.dumps(description))
     partial.replace(folder / f"{key}.json")
@@ -128,7 +166,9 @@ def store(folder: Path, source: SourceSlice) -> CachedSlice:
 
 def _local_std(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Standard deviation of noise images around each 8x8 block, [H/8,W/8], smoothed over its neighbours."""
-    _, height, width = images.shape
+    count, height, width = images.shape
+    if not count:
+        return np.zeros((height // STD_BLOCK, width // STD_BLOCK), dtype=np.float32)
     blocks = images.reshape(-1, height // STD_BLOCK, STD_BLOCK, width // STD_BLOCK, STD_BLOCK)
     return np.asarray(
         np.sqrt(ndimage.gaussian_filter((blocks**2).mean(axis=(0, 2, 4)), 1.5)), dtype=np.float32

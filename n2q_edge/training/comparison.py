@@ -17,6 +17,7 @@ from n2q_edge.spec import ModelSpec
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.cases import Case, slice_cases
 from n2q_edge.training.data import TEST, TRAIN, OnSlice, collect, of_split
+from n2q_edge.training.device import pick_device
 from n2q_edge.training.oracle import PhantomSlice, phantom_slices
 from n2q_edge.training.scores import CaseScores, score
 from n2q_edge.training.systems import (
@@ -25,7 +26,6 @@ from n2q_edge.training.systems import (
     load_networks,
     load_oracle,
     per_patient,
-    pick_device,
 )
 
 VERSION = 1  # of what is scored and how: stored scores of another version are not used

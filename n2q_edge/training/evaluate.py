@@ -7,7 +7,6 @@ from typing import Any
 
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.answers import Predictor, answer_with
-from n2q_edge.training.answers import torch_predictor as torch_predictor
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.cases import cases
 from n2q_edge.training.scores import metrics, score

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from n2q_edge.network import build
 from n2q_edge.training.losses import joint_loss
 from n2q_edge.training.recipe import Recipe, TrainingSettings
-from n2q_edge.training.sampling import Sampler
+from n2q_edge.training.sampling import Batch, Sampler
 
 LOG_EVERY = 25  # steps
 SAVE_EVERY_SECONDS = 120.0
@@ -26,6 +26,7 @@ FINAL_RATE = 0.01
 GRADIENT_NORM = 1.0
 
 OnStep = Callable[["Progress"], None]
+LossOf = Callable[[Batch], dict[str, Tensor]]
 
 
 @dataclass
@@ -34,7 +35,8 @@ class Progress:
 
     Attributes:
         step: optimiser steps done.
-        seconds: training time so far, over all sessions.
+        seconds: training time so far, over all sessions: of the processor on a CPU, so that what else it does
+            costs the budget nothing; by the clock on a GPU.
         fraction: share of the schedule done, 0 to 1.
         history: mean losses of each `LOG_EVERY` steps.
     """
@@ -67,6 +69,7 @@ def fit(
     *,
     device: torch.device,
     minutes: float | None = None,
+    compiled: bool = False,
     on_step: OnStep | None = None,
 ) -> Run:
     """Train until the schedule ends.
@@ -77,6 +80,8 @@ def fit(
         state_file: the run's state; training goes on from it when it exists.
         device: where to train.
         minutes: end the schedule after this much training time, if its steps have not ended it before.
+        compiled: compile the loss with torch.compile (needs a C++ compiler): a minute or two of preparation,
+            which no budget counts, for a quarter less time a step with compact networks; none with the U-Net.
         on_step: called after every step.
 
     Raises:
@@ -88,15 +93,17 @@ def fit(
     if state_file.exists():
         _restore(run, state_file, device)
         run.progress.fraction = _fraction(run.progress, settings, minutes)  # the budget may have grown
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     pending: list[dict[str, float]] = []
     last_save = time.perf_counter()
     run.network.train()
+    loss_of = _loss(run, sampler, settings, device, compiled)
     try:
         while run.progress.fraction < 1.0:
-            started = time.perf_counter()
-            pending.append(_step(run, sampler, settings, device))
+            started = clock()
+            pending.append(_step(run, loss_of, sampler, settings, device))
             run.progress.step += 1
-            run.progress.seconds += time.perf_counter() - started
+            run.progress.seconds += clock() - started
             run.progress.fraction = _fraction(run.progress, settings, minutes)
             if run.progress.step % LOG_EVERY == 0:
                 run.progress.history.append(_mean(pending, run.progress))
@@ -123,13 +130,30 @@ def _start(recipe: Recipe, device: torch.device) -> Run:
     return Run(network, average, optimizer, Progress())
 
 
-def _step(run: Run, sampler: Sampler, settings: TrainingSettings, device: torch.device) -> dict[str, float]:
+def _loss(
+    run: Run, sampler: Sampler, settings: TrainingSettings, device: torch.device, compiled: bool
+) -> LossOf:
+    """The loss of a batch; a compiled one has been compiled."""
+
+    def loss_of(batch: Batch) -> dict[str, Tensor]:
+        return joint_loss(run.network, batch, settings)
+
+    if not compiled:
+        return loss_of
+    fast: LossOf = torch.compile(loss_of)
+    fast(sampler.batch(np.random.default_rng(settings.seed), device))["total"].backward()  # type: ignore[no-untyped-call]
+    return fast
+
+
+def _step(
+    run: Run, loss_of: LossOf, sampler: Sampler, settings: TrainingSettings, device: torch.device
+) -> dict[str, float]:
     # Every step draws from its own generator, so that a resumed run sees what an unbroken one would.
     rng = np.random.default_rng((settings.seed, run.progress.step))
     batch = sampler.batch(rng, device)
     for group in run.optimizer.param_groups:
         group["lr"] = settings.learning_rate * _rate(run.progress.fraction, settings.schedule)
-    losses = joint_loss(run.network, batch, settings)
+    losses = loss_of(batch)
     run.optimizer.zero_grad(set_to_none=True)
     losses["total"].backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(run.network.parameters(), GRADIENT_NORM)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from n2q_edge.network.compact import CompactNet
+from n2q_edge.network.redcnn import RedCnn
 from n2q_edge.network.unet import UNet
 from n2q_edge.training.recipe import TrainingSettings
 from n2q_edge.training.sampling import Batch
@@ -18,32 +19,44 @@ def joint_loss(network: nn.Module, batch: Batch, settings: TrainingSettings) -> 
     Returns:
         `total`, `map`, `dose` and, for networks with a noise map, `noise`: scalars.
     """
-    if isinstance(network, UNet):
-        return _unet_loss(network, batch, settings)
+    if isinstance(network, UNet | RedCnn):
+        return _published_loss(network, batch, settings)
     if isinstance(network, CompactNet):
         return _compact_loss(network, batch, settings)
     raise TypeError(f"no loss for {type(network).__name__}")
 
 
-def _unet_loss(network: UNet, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
-    """As the authors: the map in [-1, 1], cross-entropy on the dose level."""
+def _published_loss(network: UNet | RedCnn, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
+    """As the authors: the map in [-1, 1]; cross-entropy on the dose level where there is a head for it."""
     quality, dose_logits = network.raw(batch.hu)
     target = 2.0 * batch.quality.clamp(0.0, 1.0) - 1.0
     map_loss = _map_loss(quality - target, batch.weight, settings.map_loss)
+    if dose_logits is None:
+        return {"total": map_loss, "map": map_loss}
     dose_loss = F.cross_entropy(dose_logits, batch.level)
     return {"total": map_loss + settings.alpha * dose_loss, "map": map_loss, "dose": dose_loss}
 
 
 def _compact_loss(network: CompactNet, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
-    """The map in [0, 1], log dose as a normal variable, log noise by its absolute error."""
-    quality, log_dose, log_noise = network.raw(batch.hu)
-    map_loss = _map_loss(quality - batch.quality, batch.weight, settings.map_loss)
+    """The map in [0, 1], log dose as a normal variable, log noise by its absolute error, the map's error."""
+    quality, log_dose, log_noise, log_variance = network.raw(batch.hu)
+    error = quality - batch.quality
+    map_loss = _map_loss(error, batch.weight, settings.map_loss)
     mean, log_std = log_dose[:, 0], log_dose[:, 1].clamp(-3.0, 2.0)
     dose_loss = (log_std + 0.5 * ((batch.log_dose - mean) / log_std.exp()) ** 2).mean()
-    body = F.avg_pool2d(batch.weight, batch.hu.shape[-1] // log_noise.shape[-1])
+    cell = batch.hu.shape[-1] // log_noise.shape[-1]
+    body = F.avg_pool2d(batch.weight, cell)
     noise_loss = _weighted_mean((log_noise - batch.log_noise).abs(), body)
+    error_loss = _weighted_mean(_variance_loss(log_variance, error, cell), body)
     total = map_loss + settings.alpha * dose_loss + settings.noise_weight * noise_loss
-    return {"total": total, "map": map_loss, "dose": dose_loss, "noise": noise_loss}
+    total = total + settings.error_weight * error_loss
+    return {"total": total, "map": map_loss, "dose": dose_loss, "noise": noise_loss, "error": error_loss}
+
+
+def _variance_loss(log_variance: Tensor, error: Tensor, cell: int) -> Tensor:
+    """Negative log-likelihood of the map's errors, taken as given, under a normal of each cell's variance."""
+    squared = F.avg_pool2d(error.detach().square(), cell) + 1e-6
+    return 0.5 * (log_variance + squared * (-log_variance.clamp_min(-12.0)).exp())
 
 
 def _map_loss(error: Tensor, weight: Tensor, kind: str) -> Tensor:

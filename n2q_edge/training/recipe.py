@@ -34,9 +34,13 @@ class TrainingSettings:
         map_loss: `l1`, `mse` or `l1+2mse`.
         alpha: weight of the dose loss.
         noise_weight: weight of the noise-map loss, for networks that have that output.
+        error_weight: weight of the loss of the predicted variance of the map's error, likewise.
         air_weight: weight of pixels in air in the map loss (1 = all alike, as the authors do).
         doses: `levels` draws one of the spec's levels, `continuous` a log-uniform dose in [0.03, 1].
         hu_offset: largest random HU offset given to a slice and its twin.
+        reduced: share of the samples at half resolution (2x2 means), as the authors' slices are.
+        kernel_change: share of the samples given another reconstruction kernel (see `sampling`).
+        noisier_twin: share of the samples whose full-dose twin is itself given less dose.
         ema: decay of the exponential average of the weights that is kept; 0 keeps the last weights.
         seed: of everything random.
     """
@@ -50,9 +54,13 @@ class TrainingSettings:
     map_loss: str = "l1"
     alpha: float = 0.01
     noise_weight: float = 0.0
+    error_weight: float = 0.0
     air_weight: float = 1.0
     doses: str = "levels"
     hu_offset: float = 0.0
+    reduced: float = 0.0
+    kernel_change: float = 0.0
+    noisier_twin: float = 0.0
     ema: float = 0.0
     seed: int = 0
 
@@ -66,6 +74,8 @@ class TrainingSettings:
                 raise ModelError(f"recipe: training.{name} = {value!r} is not one of {list(allowed)}")
         if self.steps < 1 or self.batch < 1 or self.crop % 16 or self.crop < 0:
             raise ModelError("recipe: training.steps and batch must be positive, crop a multiple of 16")
+        if self.reduced and not self.crop:
+            raise ModelError("recipe: training.reduced needs a crop")
 
 
 @dataclass(frozen=True)

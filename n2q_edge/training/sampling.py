@@ -10,19 +10,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from n2q_edge.network.preprocess import Window
 from n2q_edge.simulation.noise import dose_factors
 from n2q_edge.spec import ModelSpec
-from n2q_edge.training.cache import QUANTUM_IMAGES, STD_BLOCK, CachedSlice
+from n2q_edge.training.cache import STD_BLOCK, CachedSlice
 from n2q_edge.training.recipe import TrainingSettings
 from n2q_edge.training.ssim import gaussian_blur, ssim_map
 
-MARGIN = 8  # pixels of context around a crop, so that its SSIM map is that of the whole slice
+FloatArray = NDArray[np.float32]
+
+MARGIN = 8  # pixels around a crop: 5 so that its SSIM map is that of the whole slice, 3 for another kernel
 LOWEST_DOSE = 0.03
 AIR_HU = -950.0
 MIN_BODY_SHARE = 0.3
 CROP_TRIES = 6
+KERNEL_CHANGE = (-0.8, 1.5)  # k of another kernel: high frequencies times 0.2 to 2.5
+KERNEL_WINDOW, KERNEL_SIGMA = 7, 1.0  # pixels
+LEAST_OWN_DOSE = 0.4  # of a twin that is noisier than its scanner's
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,26 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Pair:
-    full: NDArray[np.float32]
-    low: NDArray[np.float32]
+    """A slice and its low-dose version, with their margin, and the noise level on the 8-pixel grid."""
+
+    full: FloatArray
+    low: FloatArray
     dose: float
-    noise_std: NDArray[np.float32]
+    noise_std: FloatArray
 
 
 class Sampler:
     """Draws batches without end.
 
     Patients weigh with the square root of their slices, so that one long series does not drown the others.
+
+    Three changes make more scanners of those in the data; each is a linear operation on slice and noise
+    alike, so that the pair stays a true pair:
+
+    - `reduced`: half the resolution, as another field of view or the authors' resizing has it;
+    - `kernel_change`: another reconstruction kernel. Kernels of one scan differ by a linear filter; here
+      x + k (x - Gaussian(x)), smoother for k < 0 and sharper for k > 0;
+    - `noisier_twin`: a full-dose twin that has itself less dose than its scanner gave.
     """
 
     def __init__(self, slices: Sequence[CachedSlice], spec: ModelSpec, settings: TrainingSettings) -> None:
@@ -80,50 +96,90 @@ class Sampler:
         weight = torch.where(air, self.settings.air_weight, 1.0)
         levels = torch.tensor(self.spec.dose_levels, device=device)
         inner = slice(MARGIN, -MARGIN) if self.settings.crop else slice(None)
+        cells = slice(MARGIN // STD_BLOCK, -(MARGIN // STD_BLOCK)) if self.settings.crop else slice(None)
         return Batch(
             hu=low[..., inner, inner],
             quality=quality[..., inner, inner],
-            weight=weight[..., inner, inner],
+            weight=self._off_the_edge(weight[..., inner, inner]),
             log_dose=dose.log(),
             level=(dose[:, None].log() - levels.log()).abs().argmin(dim=1),
-            log_noise=_stack([pair.noise_std for pair in pairs], device).log(),
+            log_noise=_stack([pair.noise_std for pair in pairs], device)[..., cells, cells].log(),
         )
+
+    def _off_the_edge(self, weight: Tensor) -> Tensor:
+        """No weight where a crop does not show a network what the SSIM depends on."""
+        if not self.settings.crop:
+            return weight
+        reach = self.spec.ssim.window // 2
+        return F.pad(weight[..., reach:-reach, reach:-reach], (reach,) * 4)
 
     def _pair(self, rng: np.random.Generator) -> _Pair:
         item = self.slices[rng.choice(len(self.slices), p=self.weights)]
-        rows, columns = self._place(item, rng)
+        reduce = rng.random() < self.settings.reduced
+        place = self._place(item, 2 if reduce else 1, rng)
+        full, noise, std, dose = self._draw(item, place, rng)
+        if reduce:
+            full, noise, std = self._halved(full, noise, std)
+        if rng.random() < self.settings.kernel_change:
+            full, noise, std = _other_kernel(full, noise, std, float(rng.uniform(*KERNEL_CHANGE)))
+        full = full + np.float32(rng.uniform(-1.0, 1.0) * self.settings.hu_offset)
+        turn = (slice(None, None, rng.choice((1, -1))), slice(None, None, rng.choice((1, -1))))
+        images = (image[turn] for image in (full, full + noise, std))
+        if rng.random() < 0.5:
+            images = (image.T for image in images)
+        full, low, std = images
+        return _Pair(full, low, dose, std)
+
+    def _draw(
+        self, item: CachedSlice, place: tuple[slice, slice], rng: np.random.Generator
+    ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+        """Full-dose pixels, fresh noise of some dose, the noise level on the 8-pixel grid, the dose."""
         dose = self._dose(rng)
-        quantum_factor, electronic_factor = dose_factors(dose)
-        weights = np.concatenate(
-            [
-                quantum_factor * _unit(rng, QUANTUM_IMAGES),
-                electronic_factor * _unit(rng, item.noise().shape[0] - QUANTUM_IMAGES),
-            ]
-        ).astype(np.float32)
-        full = item.hu()[rows, columns].astype(np.float32)
+        rows, columns = place
+        full = torch.from_numpy(item.hu()[rows, columns].astype(np.float32))
         # PyTorch turns half into single precision several times faster than numpy does.
         images = torch.from_numpy(item.noise()[:, rows, columns].copy()).float()
-        noise = torch.tensordot(torch.from_numpy(weights), images, dims=1).numpy()
-        std = self._noise_std(item, rows, columns, quantum_factor, electronic_factor)
-        full = full + rng.uniform(-1.0, 1.0) * self.settings.hu_offset
-        flip = (slice(None, None, rng.choice((1, -1))), slice(None, None, rng.choice((1, -1))))
-        return _Pair(full[flip], (full + noise)[flip], dose, std[flip])
+        quantum, electronic = dose_factors(dose)
+        own = 1.0  # dose of the twin, in doses of the slice
+        # A measured pair has one noise image: a noisier twin would share it.
+        if item.quantum_images > 1 and rng.random() < self.settings.noisier_twin:
+            own = float(rng.uniform(LEAST_OWN_DOSE, 1.0))
+            full = full + _mixed(item, images, *dose_factors(own), rng)
+            # Variances of the doses own and own * dose differ by these: 1/D - 1 and 1/D^2 - 1 are additive.
+            quantum, electronic = quantum / own**0.5, electronic / own
+        noise = _mixed(item, images, quantum, electronic, rng)
+        std = self._noise_std(item, place, *dose_factors(own * dose))
+        return full.numpy(), noise.numpy(), std, dose
 
-    def _place(self, item: CachedSlice, rng: np.random.Generator) -> tuple[slice, slice]:
+    def _place(self, item: CachedSlice, scale: int, rng: np.random.Generator) -> tuple[slice, slice]:
         """A crop with its margin, on the 8-pixel grid, with some body in it; or the whole slice."""
         hu = item.hu()
-        crop = self.settings.crop
-        if not crop:
+        if not self.settings.crop:
             return slice(0, hu.shape[0]), slice(0, hu.shape[1])
+        sides = [min(scale * (self.settings.crop + 2 * MARGIN), side) for side in hu.shape]
         place = (slice(0, 0), slice(0, 0))
         for _ in range(CROP_TRIES):
-            row, column = (
-                STD_BLOCK * int(rng.integers(1, (side - crop) // STD_BLOCK)) - MARGIN for side in hu.shape
+            corner = (
+                STD_BLOCK * int(rng.integers(0, (whole - side) // STD_BLOCK + 1))
+                for whole, side in zip(hu.shape, sides, strict=True)
             )
-            place = (slice(row, row + crop + 2 * MARGIN), slice(column, column + crop + 2 * MARGIN))
+            row, column = corner
+            place = (slice(row, row + sides[0]), slice(column, column + sides[1]))
             if (hu[place][::8, ::8] > AIR_HU).mean() >= MIN_BODY_SHARE:
                 break
         return place
+
+    def _halved(self, full: FloatArray, noise: FloatArray, std: FloatArray) -> tuple[FloatArray, ...]:
+        """Means of 2x2; a slice smaller than the crop goes on by reflection, as in the SSIM."""
+        small_full, small_noise = _means_of_four(full), _means_of_four(noise)
+        level = _means_of_four(std) * (small_noise.std() / max(float(noise.std()), 1e-6))
+        beyond = (self.settings.crop + 2 * MARGIN - small_full.shape[0]) // 2
+        if beyond <= 0:
+            return small_full, small_noise, level
+        small_full, small_noise = (
+            np.pad(image, beyond, mode="reflect") for image in (small_full, small_noise)
+        )
+        return small_full, small_noise, np.pad(level, beyond // STD_BLOCK, mode="edge")
 
     def _dose(self, rng: np.random.Generator) -> float:
         if self.settings.doses == "levels":
@@ -131,17 +187,23 @@ class Sampler:
         return float(np.exp(rng.uniform(np.log(LOWEST_DOSE), 0.0)))
 
     def _noise_std(
-        self, item: CachedSlice, rows: slice, columns: slice, quantum: float, electronic: float
-    ) -> NDArray[np.float32]:
+        self, item: CachedSlice, place: tuple[slice, slice], quantum: float, electronic: float
+    ) -> FloatArray:
         """Standard deviation of the slice's own and the inserted noise on the crop's 8-pixel grid, HU."""
-        margin = MARGIN if self.settings.crop else 0
-        grid = tuple(
-            slice((place.start + margin) // STD_BLOCK, (place.stop - margin) // STD_BLOCK)
-            for place in (rows, columns)
-        )
+        grid = tuple(slice(axis.start // STD_BLOCK, axis.stop // STD_BLOCK) for axis in place)
         own, circuit = (np.asarray(std)[grid].astype(np.float32) for std in item.noise_std())
         variance = own**2 * (1.0 + quantum**2) + circuit**2 * electronic**2
         return np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)
+
+
+def _mixed(
+    item: CachedSlice, images: Tensor, quantum: float, electronic: float, rng: np.random.Generator
+) -> Tensor:
+    """A fresh realisation from noise images [Q+E,H,W]: see `simulation.noise.inserted_noise`."""
+    count = item.quantum_images
+    weights = np.concatenate([quantum * _unit(rng, count), electronic * _unit(rng, images.shape[0] - count)])
+    mixed: Tensor = torch.tensordot(torch.from_numpy(weights.astype(np.float32)), images, dims=1)
+    return mixed
 
 
 def _unit(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -149,5 +211,22 @@ def _unit(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     return np.asarray(weights / np.linalg.norm(weights))
 
 
-def _stack(images: list[NDArray[np.float32]], device: torch.device) -> Tensor:
+def _means_of_four(image: FloatArray) -> FloatArray:
+    """Means of 2x2 samples, [H,W] to [H/2,W/2]."""
+    rows = image[::2] + image[1::2]
+    return np.asarray((rows[:, ::2] + rows[:, 1::2]) / 4, dtype=np.float32)
+
+
+def _other_kernel(
+    full: FloatArray, noise: FloatArray, std: FloatArray, strength: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Slice, noise and noise level under another reconstruction kernel. The outer 3 pixels are not meant."""
+    images = torch.from_numpy(np.stack([full, noise]))[:, None]
+    changed = (images + strength * (images - gaussian_blur(images, KERNEL_WINDOW, KERNEL_SIGMA)))[
+        :, 0
+    ].numpy()
+    return changed[0], changed[1], std * (changed[1].std() / max(float(noise.std()), 1e-6))
+
+
+def _stack(images: list[FloatArray], device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.stack(images)[:, None])).to(device)

@@ -49,19 +49,6 @@ class System:
     about: dict[str, Any]
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of `auto`, `cpu` or `cuda`.
-
-    Raises:
-        UsageError: another name, or no such device here.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {name}: use auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def load_networks(recipes: Sequence[Path], device: torch.device) -> tuple[ModelSpec, list[System]]:
     """The trained checkpoints of some recipes, and the spec that says what all of them predict.
 

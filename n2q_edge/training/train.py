@@ -14,14 +14,20 @@ import torch
 from n2q_edge import __version__, checkpoint
 from n2q_edge.atomic import write_file
 from n2q_edge.errors import UsageError
+from n2q_edge.training import domain
+from n2q_edge.training.answers import torch_predictor
 from n2q_edge.training.cache import CachedSlice
-from n2q_edge.training.data import TEST, TRAIN, OnSlice, collect, of_split
-from n2q_edge.training.evaluate import evaluate, torch_predictor
+from n2q_edge.training.data import TEST, TRAIN, OnSlice, check_split, collect, collect_pairs, of_split
+from n2q_edge.training.device import pick_device
+from n2q_edge.training.evaluate import evaluate
 from n2q_edge.training.loop import OnStep, Progress, Run, fit
+from n2q_edge.training.pairs import MeasuredPairs
 from n2q_edge.training.recipe import Recipe, load_recipe
 from n2q_edge.training.sampling import Sampler
 
 DEFAULT_RUNS = Path("runs")
+SIMULATED = "projection-domain noise insertion, calibrated on each slice's own noise"
+MEASURED = "noise of measured pairs at {:g} of the full dose, scaled in the image domain"
 LOSS_POINTS = 50  # of the loss curve that the metrics file keeps
 
 
@@ -44,10 +50,14 @@ class TrainResult:
 
 def train(
     recipe_file: Path,
-    data: Sequence[Path],
+    data: Sequence[Path] = (),
     *,
+    pairs: MeasuredPairs | None = None,
     out: Path | None = None,
     runs: Path = DEFAULT_RUNS,
+    cache: Path | None = None,
+    evaluation: bool = True,
+    compiled: bool = False,
     device: str = "auto",
     minutes: float | None = None,
     resume: bool = True,
@@ -59,9 +69,13 @@ def train(
 
     Args:
         recipe_file: TOML recipe.
-        data: DICOM files and folders.
+        data: DICOM files and folders, whose lower doses are simulated.
+        pairs: the same scans at two doses.
         out: folder for the checkpoint and the metrics; beside the recipe when None.
-        runs: folder of the noise cache and the run's state.
+        runs: folder of the run's state and, unless `cache` names another, of the noise cache.
+        cache: folder of the noise cache.
+        evaluation: evaluate on the patients held out; False leaves that to `n2q-edge evaluate`.
+        compiled: compile the loss with torch.compile; see `fit`.
         device: `auto`, `cpu` or `cuda`.
         minutes: end the schedule after this much training time.
         resume: go on from the run's state if there is one; False starts again.
@@ -71,40 +85,50 @@ def train(
 
     Raises:
         ModelError: the recipe is wrong.
-        UsageError: no usable data, or a device that is not there.
+        UsageError: no data or none that is usable, or a device that is not there.
     """
     recipe = load_recipe(recipe_file)
-    where = _device(device)
+    where = pick_device(device)
     tell = on_stage or (lambda stage: None)
+    if not data and not pairs:
+        raise UsageError("nothing to train on: give --data or --pairs")
     tell("collecting slices")
-    slices = collect(data, runs / "cache", on_slice)
+    stored = cache or runs / "cache"
+    slices = collect(data, stored, on_slice) if data else []
+    slices += collect_pairs(pairs, stored, on_slice) if pairs else []
+    check_split(slices)
     training, testing = list(of_split(slices, TRAIN)), list(of_split(slices, TEST))
     state_file = runs / f"{recipe.spec.name}.state"
     if not resume:
         state_file.unlink(missing_ok=True)
     tell(f"training {recipe.spec.name} on {len(training)} slices ({where})")
     sampler = Sampler(training, recipe.spec, recipe.training)
-    run = fit(recipe, sampler, state_file, device=where, minutes=minutes, on_step=on_step)
-    tell(f"evaluating on {len(testing)} slices of other patients")
-    network = run.result.eval()
-    metrics = evaluate(torch_predictor(network, where), testing, recipe.spec) if testing else None
-    return _write(recipe, out or recipe.path.parent, run, metrics, training)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name}: use auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
-    return torch.device(name)
+    run = fit(recipe, sampler, state_file, device=where, minutes=minutes, compiled=compiled, on_step=on_step)
+    metrics = None
+    if evaluation and testing:
+        tell(f"evaluating on {len(testing)} slices of other patients")
+        spec = recipe.spec
+        predict = torch_predictor(run.result.eval(), where, spec.outputs, spec.size_multiple)
+        metrics = evaluate(predict, testing, spec)
+    made = [SIMULATED] if data else []
+    made += [MEASURED.format(pairs.dose)] if pairs else []
+    tell("measuring what the training slices are like")
+    return _write(recipe, out or recipe.path.parent, run, metrics, training, "; ".join(made))
 
 
 def _write(
-    recipe: Recipe, out: Path, run: Run, metrics: dict[str, Any] | None, training: Sequence[CachedSlice]
+    recipe: Recipe,
+    out: Path,
+    run: Run,
+    metrics: dict[str, Any] | None,
+    training: Sequence[CachedSlice],
+    doses: str,
 ) -> TrainResult:
-    spec = dataclasses.replace(recipe.spec, training=_provenance(recipe, run, metrics, training))
+    spec = dataclasses.replace(
+        recipe.spec,
+        training=_provenance(recipe, run, metrics, training, doses),
+        domain=domain.learn(domain.examples(training)),
+    )
     weights = {name: tensor.cpu().contiguous() for name, tensor in run.result.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_file = out / recipe.checkpoint.name
@@ -117,7 +141,11 @@ def _write(
 
 
 def _provenance(
-    recipe: Recipe, run: Run, metrics: dict[str, Any] | None, training: Sequence[CachedSlice]
+    recipe: Recipe,
+    run: Run,
+    metrics: dict[str, Any] | None,
+    training: Sequence[CachedSlice],
+    doses: str,
 ) -> dict[str, Any]:
     """What a reader of the model must know of its making; small enough to travel with it."""
     headline = {name: metrics[name] for name in ("body", "window", "slice", "dose")} if metrics else None
@@ -129,6 +157,6 @@ def _provenance(
         "minutes": round(run.progress.seconds / 60, 1),
         "slices": len(training),
         "patients": len({item.patient for item in training}),
-        "simulation": "projection-domain noise insertion, calibrated on each slice's own noise",
+        "simulation": doses,
         "test": headline,
     }

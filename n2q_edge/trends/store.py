@@ -347,7 +347,7 @@ def _store_model(connection: sqlite3.Connection, assessment: Assessment) -> int:
     connection.execute(
         "INSERT INTO ai_model (sha256, name, version, dose_levels) VALUES (?, ?, ?, ?) "
         "ON CONFLICT (sha256) DO NOTHING",
-        (sha256, spec.name, spec.version, json.dumps(spec.dose_levels)),
+        (sha256, spec.name, spec.version, json.dumps(spec.predicted_doses)),
     )
     (number,) = connection.execute("SELECT id FROM ai_model WHERE sha256 = ?", (sha256,)).fetchone()
     return int(number)

@@ -14,6 +14,7 @@ from pydicom.uid import ComprehensiveSRStorage
 
 pytest.importorskip("highdicom")
 
+from fakes import FakeRuntime
 from result_files import NoisyRuntime, along_z, program, read, results, run, write_source
 
 from n2q_edge.policy import load_policy
@@ -53,6 +54,15 @@ def numbers(group: Dataset) -> dict[tuple[str, str | None], float]:
             value = float(item.MeasuredValueSequence[0].NumericValue)
             found[code, derivations[0] if derivations else None] = value
     return found
+
+
+def test_a_model_without_a_dose_head_reports_no_dose(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", along_z(0, 5))
+    results(source, tmp_path / "out", FakeRuntime(dose=None))
+    (report,) = read(tmp_path / "out", "report.dcm")
+    codes = {code for group in groups(report).values() for code, _ in numbers(group)}
+    assert "N2Q-SSIM" in codes
+    assert "N2Q-DOSE" not in codes
 
 
 @pytest.fixture

@@ -49,6 +49,13 @@ def test_engine_and_sidecar_belong_together(report: BuildReport, tiny_onnx: Path
     assert sorted(path.name for path in report.path.parent.iterdir()) == ["tiny.engine", "tiny.engine.json"]
 
 
+def test_a_model_without_a_dose_head(tmp_path: Path) -> None:
+    onnx = tiny.write_onnx(tmp_path / "map.onnx", spec=tiny.MAP_ONLY)
+    report = build(onnx, tmp_path / "map.engine", targets=[find_target("rtx-4090")], size=(64, 64))
+    assert report.sidecar.spec == tiny.MAP_ONLY
+    assert report.sidecar.shapes == {"hu": (1, 1, 64, 64), "quality_map": (1, 1, 64, 64)}
+
+
 def test_the_header_tells_library_version_and_length(report: BuildReport) -> None:
     data = report.path.read_bytes()
     assert data[:4] == b"vtrt"

@@ -22,7 +22,18 @@ SMALL = ModelSpec(
     name="small",
     version="t",
     network={"class": "compact"},
-    outputs=("quality_map", "dose_probabilities", "noise_map"),
+    outputs=("quality_map", "dose_probabilities", "noise_map", "log_variance"),
+)
+PLUS = dataclasses.replace(
+    SMALL, network={"class": "compact", "widths": [32, 56, 96], "blocks": [1, 1, 3], "merge": True}
+)
+REDCNN = ModelSpec(name="red-cnn", version="t", network={"class": "redcnn"}, outputs=("quality_map",))
+TILED = ModelSpec(name="tiled", version="t", network={"class": "unet", "tile": 32})
+AE = ModelSpec(
+    name="ae",
+    version="t",
+    network={"class": "unet", "inputs": ["slice"], "skips": False, "dose_head": False},
+    outputs=("quality_map",),
 )
 
 
@@ -39,7 +50,7 @@ def test_n2q_adds_one_input_channel_to_that() -> None:
     assert parameters(build(N2Q)) == 1_963_622 + 16 * 3 * 3
 
 
-@pytest.mark.parametrize(("spec", "gflop"), [(N2Q, 28.0), (SMALL, 2.58)])
+@pytest.mark.parametrize(("spec", "gflop"), [(N2Q, 28.0), (SMALL, 1.27), (PLUS, 3.53)])
 def test_arithmetic_of_a_512_slice(spec: ModelSpec, gflop: float) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,17 +60,60 @@ def test_arithmetic_of_a_512_slice(spec: ModelSpec, gflop: float) -> None:
     assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, rel=0.02)
 
 
-@pytest.mark.parametrize("spec", [N2Q, SMALL], ids=lambda spec: spec.name)
+def test_red_cnn_has_the_published_layers() -> None:
+    """Ten 5x5 layers: 1 to 96, eight of 96 to 96, 96 to 1, with biases."""
+    assert parameters(build(REDCNN)) == (25 * 96 + 96) + 8 * (25 * 96 * 96 + 96) + (25 * 96 + 1)
+
+
+def test_red_cnn_sees_no_farther_than_it_says() -> None:
+    network = build(REDCNN).eval()
+    radius = network.reach
+    hu = torch.zeros(1, 1, 96, 96)
+    changed = hu.clone()
+    changed[..., 48, 48] = 100.0
+    with torch.no_grad():
+        moved = (network(hu)[0] != network(changed)[0])[0, 0].nonzero()
+    assert (moved - 48).abs().max() == radius == 20
+
+
+def test_an_autoencoder_has_no_skips() -> None:
+    """Its decoder convolutions take what comes from below alone: 256, 128, 64 and 32 channels."""
+    network = build(AE)
+    inputs = [getattr(network, f"dconv_up{level}")[0].in_channels for level in (4, 3, 2, 1)]
+    assert inputs == [256, 128, 64, 32]
+
+
+def test_a_tiled_network_treats_every_tile_on_its_own() -> None:
+    network = build(TILED).eval()
+    hu = 200.0 * torch.randn(2, 1, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        quality, dose = network(hu)
+        tile_quality, tile_dose = network(hu[1:, :, 32:, 64:])
+        tile_doses = [
+            network(hu[1:, :, row : row + 32, column : column + 32])[1]
+            for row in (0, 32)
+            for column in (0, 32, 64)
+        ]
+    assert torch.allclose(quality[1:, :, 32:, 64:], tile_quality, atol=1e-6)
+    assert torch.allclose(dose[1:], torch.stack(tile_doses).mean(dim=0), atol=1e-6)
+    assert torch.allclose(tile_dose, tile_doses[-1])
+
+
+@pytest.mark.parametrize("spec", [N2Q, SMALL, PLUS, REDCNN, AE, TILED], ids=lambda spec: spec.name)
 def test_outputs_keep_their_contract(spec: ModelSpec) -> None:
     hu = 2000.0 * torch.randn(2, 1, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         outputs = dict(zip(spec.outputs, build(spec).eval()(hu), strict=True))
-    quality, dose = outputs["quality_map"], outputs["dose_probabilities"]
+    quality = outputs["quality_map"]
     assert quality.shape == (2, 1, 64, 96)
     assert quality.min() >= 0
     assert quality.max() <= 1
-    assert dose.shape == (2, 5)
-    assert torch.allclose(dose.sum(dim=1), torch.ones(2))
+    if "dose_probabilities" in outputs:
+        dose = outputs["dose_probabilities"]
+        assert dose.shape == (2, 5)
+        assert torch.allclose(dose.sum(dim=1), torch.ones(2))
+    if "log_variance" in outputs:
+        assert outputs["log_variance"].shape == quality.shape
     if "noise_map" in outputs:
         assert outputs["noise_map"].shape == quality.shape
         assert outputs["noise_map"].min() > 0
@@ -96,14 +150,15 @@ def test_formula_head_gives_the_ssim_of_flat_tissue() -> None:
     """No noise share: SSIM 1 before the luminance factor. All noise: C2 / (v + C2)."""
     network = build(SMALL)
     variance = torch.full((1, 16, 2, 2), 4e-3)
-    head = torch.zeros(1, 48, 2, 2)
-    head[:, 16:32] = 1.0  # slope - 1 = 0: the share is sigmoid(intercept)
-    head[:, 32:] = 50.0  # luminance factor 1
+    log_variance = variance.log() / 4
+    head = torch.zeros(1, 18, 2, 2)
+    head[:, 16] = -1.0  # slope + 1 = 0: what is kept of the variance is sigmoid(intercept)
+    head[:, 17] = 50.0  # luminance factor 1
     c2 = 0.03**2
-    head[:, :16] = -50.0
-    assert network._ssim(head, variance.log()).numpy() == pytest.approx(1.0, abs=1e-5)
     head[:, :16] = 50.0
-    assert network._ssim(head, variance.log()).numpy() == pytest.approx(c2 / (4e-3 + c2), abs=1e-5)
+    assert network._ssim(head, variance, log_variance).numpy() == pytest.approx(1.0, abs=1e-5)
+    head[:, :16] = -50.0
+    assert network._ssim(head, variance, log_variance).numpy() == pytest.approx(c2 / (4e-3 + c2), abs=1e-5)
 
 
 def authors_state_dict(channels: int) -> dict[str, torch.Tensor]:

@@ -142,7 +142,8 @@ class Context:
         def compute() -> None:
             quality, dose = tiny.expected(self.gpu.memory[self.addresses["hu"]])
             self.gpu.memory[self.addresses["quality_map"]][:] = quality
-            self.gpu.memory[self.addresses["dose_probabilities"]][:] = dose
+            if "dose_probabilities" in self.addresses:
+                self.gpu.memory[self.addresses["dose_probabilities"]][:] = dose
             self.gpu.clock += 2.0
 
         self.gpu.put(stream, compute)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
 
 from n2q_edge.errors import ModelError
-from n2q_edge.runtimes import Runtime
+from n2q_edge.runtimes import RUNTIMES, Runtime, open_model
 
 
 def noise(*shape: int, seed: int = 0) -> tiny.FloatArray:
@@ -36,6 +38,22 @@ def test_agrees_with_arithmetic(runtime: Runtime, case: str) -> None:
     result = runtime.infer(hu)
     np.testing.assert_allclose(result.quality_map, quality, atol=1e-6)
     np.testing.assert_allclose(result.dose_probabilities, dose, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
+def test_a_model_without_a_dose_head(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if not RUNTIMES[name].is_available():
+        pytest.skip(f"{name} is not installed")
+    if name == "torch":
+        request.getfixturevalue("tiny_network")
+        file = tiny.write_checkpoint(tmp_path / "map.safetensors", tiny.MAP_ONLY)
+    else:
+        file = tiny.write_onnx(tmp_path / "map.onnx", spec=tiny.MAP_ONLY)
+    hu = CASES["a batch of different slices"]
+    with open_model(file, name, threads=1) as model:
+        result = model.infer(hu)
+    np.testing.assert_allclose(result.quality_map, tiny.expected(hu)[0], atol=1e-6)
+    assert result.dose_probabilities is None
 
 
 def test_outputs_are_what_the_contract_says(runtime: Runtime) -> None:

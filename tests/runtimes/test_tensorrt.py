@@ -141,6 +141,17 @@ def test_any_number_of_slices_on_an_engine_for_two(
         assert bench.gpu.launches - before == (count + 1) // 2
 
 
+def test_a_model_without_a_dose_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, monkeypatch)
+    have = {name: shape for name, shape in shapes(1).items() if name != "dose_probabilities"}
+    bench.engine.shapes, bench.engine.num_io_tensors = have, 2
+    bench.file = write_engine(tmp_path, spec=tiny.MAP_ONLY, shapes=have)
+    with bench.open() as model:
+        result = model.infer(slices(2))
+    np.testing.assert_allclose(result.quality_map, tiny.expected(slices(2))[0], atol=1e-6)
+    assert result.dose_probabilities is None
+
+
 def test_one_launch_a_slice_and_no_allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path, monkeypatch)
     with bench.open() as model:

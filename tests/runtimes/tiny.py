@@ -5,6 +5,7 @@ quality_map = 1 - GAIN * w, with w the windowed slice; dose_probabilities = soft
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from n2q_edge.spec import SPEC_KEY, ModelSpec
 
 SPEC = ModelSpec(name="tiny", version="1", network={"class": "tiny"}, size_multiple=16)
+MAP_ONLY = replace(SPEC, outputs=("quality_map",))
 GAIN = 0.75
 SLOPES = np.array([1.0, -2.0, 4.0, 0.5, -1.0], dtype=np.float32)
 LOW, WIDTH = np.float32(40 - 150), np.float32(300)
@@ -39,7 +41,7 @@ def onnx_bytes(
     levels: int = 5,
     offset: float = 1.0,
 ) -> bytes:
-    """The model as an ONNX file; the arguments are ways to get it wrong."""
+    """The model as an ONNX file, for `MAP_ONLY` without its dose; the arguments are ways to get it wrong."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     quality, dose = output_names
@@ -63,14 +65,18 @@ def onnx_bytes(
         helper.make_node("MatMul", ["mean", "slopes"], ["logits"]),
         helper.make_node("Softmax", ["logits"], [dose], axis=1),
     ]
+    outputs = [
+        helper.make_tensor_value_info(quality, TensorProto.FLOAT, input_shape),
+        helper.make_tensor_value_info(dose, TensorProto.FLOAT, (input_shape[0], levels)),
+    ]
+    if spec == MAP_ONLY:
+        nodes, outputs = nodes[:5], outputs[:1]
+        del constants["slopes"]
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, input_shape)],
-        [
-            helper.make_tensor_value_info(quality, TensorProto.FLOAT, input_shape),
-            helper.make_tensor_value_info(dose, TensorProto.FLOAT, (input_shape[0], levels)),
-        ],
+        outputs,
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -86,11 +92,11 @@ def write_onnx(path: Path, **arguments: Any) -> Path:
     return path
 
 
-def write_checkpoint(path: Path) -> Path:
+def write_checkpoint(path: Path, spec: ModelSpec = SPEC) -> Path:
     """The same model as a checkpoint of the class `tiny`; see the fixture `tiny_network`."""
     import torch
 
     from n2q_edge import checkpoint
 
-    checkpoint.save(path, SPEC, {"gain": torch.tensor(GAIN), "slopes": torch.from_numpy(SLOPES.copy())})
+    checkpoint.save(path, spec, {"gain": torch.tensor(GAIN), "slopes": torch.from_numpy(SLOPES.copy())})
     return path

@@ -24,10 +24,11 @@ from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.cases import Case, slice_cases
 from n2q_edge.training.comparison import Comparison, Row, Source, run
 from n2q_edge.training.data import kernels
+from n2q_edge.training.device import pick_device
 from n2q_edge.training.oracle import PhantomSlice
 from n2q_edge.training.results import command_line, document
 from n2q_edge.training.results_page import markdown
-from n2q_edge.training.systems import System, per_patient, pick_device
+from n2q_edge.training.systems import System, per_patient
 
 SPEC = ModelSpec(name="t", version="t", network={"class": "compact"})
 

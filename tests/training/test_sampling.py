@@ -13,7 +13,7 @@ from n2q_edge.network.preprocess import Window
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training import cache
 from n2q_edge.training.recipe import TrainingSettings
-from n2q_edge.training.sampling import Sampler
+from n2q_edge.training.sampling import Sampler, _other_kernel
 from n2q_edge.training.ssim import ssim_map
 
 SPEC = ModelSpec(name="t", version="t", network={"class": "compact"})
@@ -79,3 +79,71 @@ def test_levels_are_drawn_from_the_spec(cached_slices: list[cache.CachedSlice]) 
     batch = Sampler(cached_slices, SPEC, settings).batch(np.random.default_rng(0), CPU)
     drawn = batch.log_dose.exp().numpy()
     np.testing.assert_allclose(drawn, np.array(SPEC.dose_levels)[batch.level], rtol=1e-5)
+
+
+def test_crops_have_no_weight_where_the_variance_ends_with_the_crop(
+    cached_slices: list[cache.CachedSlice],
+) -> None:
+    """The SSIM's window reaches 5 pixels."""
+    weight = Sampler(cached_slices, SPEC, SETTINGS).batch(np.random.default_rng(0), CPU).weight
+    assert weight[..., 5:-5, 5:-5].min() > 0
+    outside = weight.clone()
+    outside[..., 5:-5, 5:-5] = 0
+    assert outside.sum() == 0
+
+
+def flat_part(images: np.ndarray) -> np.ndarray:
+    """The middle of a crop, away from what the filters do at its edges."""
+    return images[..., 8:-8, 8:-8]
+
+
+def test_half_resolution_is_the_mean_of_four_pixels(cached_slices: list[cache.CachedSlice]) -> None:
+    settings = dataclasses.replace(SETTINGS, crop=32, reduced=1.0)
+    sampler = Sampler(cached_slices[:1], SPEC, settings)
+    full = np.arange(96 * 96, dtype=np.float32).reshape(96, 96)
+    small, noise, std = sampler._halved(full, full, np.ones((12, 12), np.float32))
+    assert small.shape == (48, 48)  # crop and margins: 32 + 16
+    assert small[3, 5] == full[6:8, 10:12].mean()
+    assert std.shape == (6, 6)
+    assert std[0, 0] == pytest.approx(noise.std() / full.std())
+
+
+def test_a_slice_smaller_than_the_crop_goes_on_by_reflection(cached_slices: list[cache.CachedSlice]) -> None:
+    """96 pixels are 48 at half resolution; crop and margins are 64."""
+    settings = dataclasses.replace(SETTINGS, crop=48, reduced=1.0)
+    batch = Sampler(cached_slices[:1], SPEC, settings).batch(np.random.default_rng(0), CPU)
+    assert batch.hu.shape == (4, 1, 48, 48)
+    assert batch.log_noise.shape == (4, 1, 6, 6)
+
+
+def test_another_kernel_changes_high_frequencies_only() -> None:
+    """x + k (x - G x): a constant stays, stripes of one pixel are multiplied by 1 + k (1 - G's gain)."""
+    line = np.exp(-0.5 * np.arange(-3, 4) ** 2)
+    answer = (line / line.sum() * (-1.0) ** np.arange(-3, 4)).sum()  # of a 7-tap Gaussian to +-1
+    constant = np.full((32, 32), 40.0, np.float32)
+    stripes = np.where(np.arange(32) % 2, 1.0, -1.0).astype(np.float32) * np.ones((32, 1), np.float32)
+    full, noise, std = _other_kernel(constant, stripes, np.ones((4, 4), np.float32), 1.5)
+    factor = 1 + 1.5 * (1 - answer)
+    np.testing.assert_allclose(flat_part(full), 40.0, rtol=1e-5)
+    np.testing.assert_allclose(flat_part(noise), flat_part(stripes) * factor, rtol=1e-4)
+    assert std[0, 0] == pytest.approx(factor, rel=0.05)
+
+
+def test_a_noisier_twin_keeps_the_dose_between_the_two(cached_slices: list[cache.CachedSlice]) -> None:
+    """Of a twin with the dose F, a slice of D F has (1/D - 1) / F times the quantum variance inserted.
+
+    The pair's own difference must show it, on average over F (uniform from 0.4 to 1): mean of 1/F = 1.527.
+    """
+    settings = dataclasses.replace(SETTINGS, doses="continuous")
+    plain, noisier = (
+        Sampler(cached_slices[:1], SPEC, dataclasses.replace(settings, noisier_twin=share))
+        for share in (0.0, 1.0)
+    )
+    ratios = []
+    for seed in range(60):
+        difference = {}
+        for name, sampler in (("plain", plain), ("noisier", noisier)):
+            pair = sampler._pair(np.random.default_rng(seed))
+            difference[name] = ((pair.low - pair.full) ** 2).mean() / (1 / pair.dose - 1)
+        ratios.append(difference["noisier"] / difference["plain"])
+    assert np.mean(ratios) == pytest.approx(np.log(1 / 0.4) / 0.6, rel=0.25)

@@ -64,6 +64,8 @@ def test_the_checkpoint_tells_how_it_was_made(trained: Path) -> None:
     assert spec.training["steps"] == 4
     assert spec.training["slices"] == 2
     assert spec.training["patients"] == 1
+    assert spec.domain is not None
+    assert {"noise_hu", "diameter_mm", "slice_mm"} <= set(spec.domain)
 
 
 def test_metrics_are_of_the_patient_held_out(trained: Path) -> None:

@@ -54,6 +54,13 @@ def test_appending_twice_adds_nothing(ct_series: CtSeries, tmp_path: Path) -> No
     assert [series.qualities for series in first] == [pytest.approx((0.2, 0.4))]
 
 
+def test_a_model_without_a_dose_head(ct_series: CtSeries, tmp_path: Path) -> None:
+    db = tmp_path / "t.sqlite"
+    append(db, run(ct_series(slices=1), FakeRuntime(dose=None)))
+    assert rows(db, "SELECT dose_levels FROM ai_model") == [("[]",)]
+    assert rows(db, "SELECT quality_mean, dose_level FROM slice") == [(0.75, None)]
+
+
 def test_a_part_first_and_the_rest_later(tmp_path: Path) -> None:
     write_series(tmp_path / "s", [phantom(96, 20), phantom(96, 40), phantom(96, 60)])
     db = tmp_path / "t.sqlite"
