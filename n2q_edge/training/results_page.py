@@ -185,12 +185,13 @@ def _systems_table(found: Json) -> str:
                 f"{about['gflop']:.1f}",
                 f"{training['steps']:,}" if "steps" in training else "–",
                 batch,
+                percent(round(100 * settings.get("reduced", 0.0))) if settings else "–",
                 f"{training['minutes']:g}" if "minutes" in training else "–",
                 f"{training['slices']} of {training['patients']}" if "slices" in training else "–",
             )
         else:
             fitted = about.get("fitted_on_slices")
-            facts = ("–", "–", "–", "–", "–", str(fitted) if fitted else "–")
+            facts = ("–", "–", "–", "–", "–", "–", str(fitted) if fitted else "–")
         rows.append((_label(system), *facts))
     head = (
         "system",
@@ -198,6 +199,7 @@ def _systems_table(found: Json) -> str:
         "GFLOP at 512x512",
         "steps",
         "batch",
+        "reduced slices",
         "minutes",
         "training slices of patients",
     )
@@ -273,7 +275,8 @@ PAPER_NOTE = """\
 The slice is reduced to 256x256 and predicted; the reference is the authors' (valid SSIM map, stretched
 back), in [-1, 1], over the whole image with its air: comparable in kind with the published table, not in
 number. A perfect predictor of the aligned map would not score 1 here, because the authors' reference is
-misplaced by up to 5 pixels. Networks are not trained again for this size; baselines are fitted for it.
+misplaced by up to 5 pixels. Networks are those of the primary column (the table of systems says how many of
+their training samples were slices reduced like this); baselines are fitted for it.
 """
 
 FIGURES = """\
