@@ -85,7 +85,7 @@ def markdown(found: Json) -> str:
             ("system", "SSIM", "MSE", "NRMSE"),
             [(name, *(f"{v:.4f}" for v in row)) for name, row in PUBLISHED.items()],
         ),
-        "## Phantoms: how far from the best possible\n\n" + PHANTOM_NOTE,
+        "## Phantoms: how far from the best possible\n\n" + _phantom_note(found),
         _phantom_table(found),
         "## Figures\n",
         FIGURES,
@@ -185,12 +185,13 @@ def _systems_table(found: Json) -> str:
                 f"{about['gflop']:.1f}",
                 f"{training['steps']:,}" if "steps" in training else "–",
                 batch,
+                percent(round(100 * settings.get("reduced", 0.0))) if settings else "–",
                 f"{training['minutes']:g}" if "minutes" in training else "–",
                 f"{training['slices']} of {training['patients']}" if "slices" in training else "–",
             )
         else:
             fitted = about.get("fitted_on_slices")
-            facts = ("–", "–", "–", "–", "–", str(fitted) if fitted else "–")
+            facts = ("–", "–", "–", "–", "–", "–", str(fitted) if fitted else "–")
         rows.append((_label(system), *facts))
     head = (
         "system",
@@ -198,6 +199,7 @@ def _systems_table(found: Json) -> str:
         "GFLOP at 512x512",
         "steps",
         "batch",
+        "reduced slices",
         "minutes",
         "training slices of patients",
     )
@@ -240,6 +242,17 @@ def _patient_table(found: Json) -> str:
     return _table(["patient", "kernels", "slices", *[system["name"] for system in networks]], rows)
 
 
+def _phantom_note(found: Json) -> str:
+    oracle = next(system for system in found["systems"] if system["kind"] == ORACLE)
+    count, draws = oracle["phantom"]["patients"], oracle["about"]["draws"]
+    return f"""\
+{count} synthetic patients, one slice each, quantum noise only, 7 to 16 HU at full dose. The oracle knows the
+anatomy, the dose and the law of the noise, and gives the map of least expected squared error: nobody can
+expect a lower RMSE (but for the sampling error of its {draws} draws); a lower MAE is possible in principle.
+No system was trained on phantoms.
+"""
+
+
 def _phantom_table(found: Json) -> str:
     systems = found["systems"]
     table = _metric_table(systems, "phantom", PHANTOM)
@@ -262,14 +275,8 @@ PAPER_NOTE = """\
 The slice is reduced to 256x256 and predicted; the reference is the authors' (valid SSIM map, stretched
 back), in [-1, 1], over the whole image with its air: comparable in kind with the published table, not in
 number. A perfect predictor of the aligned map would not score 1 here, because the authors' reference is
-misplaced by up to 5 pixels. Networks are not trained again for this size; baselines are fitted for it.
-"""
-
-PHANTOM_NOTE = """\
-Six synthetic patients, one slice each, quantum noise only, 7 to 16 HU at full dose. The oracle knows
-the anatomy, the dose and the law of the noise, and gives the map of least expected squared error: nobody can
-expect a lower RMSE (but for the sampling error of its 16 draws); a lower MAE is possible in principle. No
-system was trained on phantoms.
+misplaced by up to 5 pixels. Networks are those of the primary column (the table of systems says how many of
+their training samples were slices reduced like this); baselines are fitted for it.
 """
 
 FIGURES = """\
