@@ -44,6 +44,7 @@ def parts(results: Path, name: str, quick: bool) -> dict[str, list[str]]:
         "bench": [*bench, *modes, *plot, *out("bench")],
         "bench-n2q": [*bench, str(files.onnx), *out("bench-n2q")],
         "scaling": script("scaling", *(["--slices", "3"] if quick else [])),
+        "scan": script("scan", *(["--files", "1000"] if quick else [])),
         "memory": script("memory", *(["--slices", "10", "--slices", "20"] if quick else [])),
     }
 

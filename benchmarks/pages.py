@@ -38,6 +38,7 @@ def table_page(results: Mapping[str, Document], name: str) -> str:
         ("roofline", _roofline),
         ("scaling", _scaling),
         ("startup", _startup),
+        ("scan", _scan),
         ("memory", _memory),
     ]
     parts = [
@@ -220,6 +221,16 @@ def _startup(document: Document) -> str:
     )
 
 
+def _scan(document: Document) -> str:
+    files = document["files_per_second"]
+    return (
+        "### Finding the slices\n\n"
+        f"`dicom.scan` of a tree of {document['files']} CT files ({document['elements']} elements, "
+        f"{_short(document['header_kb'])} kB of header each) on one core, files in the page cache: "
+        f"{_spread(files, 'p50', 'minimum', 'maximum')} files a second.\n"
+    )
+
+
 def _memory(document: Document) -> str:
     rows = [[slices, _short(peak)] for slices, peak in document["peak_mib"].items()]
     return (
@@ -283,7 +294,7 @@ def _throughput(found: Mapping[str, Document | None]) -> list[list[str]]:
 
 
 def _light(found: Mapping[str, Document | None]) -> list[list[str]]:
-    decode, startup, memory = found["decode"], found["startup"], found["memory"]
+    decode, startup, scan, memory = (found[kind] for kind in ("decode", "startup", "scan", "memory"))
     rows = []
     if decode:
         score = decode["score_ms_in_stream"]["p50"]
@@ -293,6 +304,10 @@ def _light(found: Mapping[str, Document | None]) -> list[list[str]]:
     if startup:
         seconds = startup["seconds"]["assess one slice"]["p50"]
         rows.append(_target("start-up to the first result, warm", "< 1.5 s", _short(seconds), seconds < 1.5))
+    if scan:
+        rate = scan["files_per_second"]["p50"]
+        what = f"headers a second on one core, {scan['files']} files"
+        rows.append(_target(what, "> 1000", _short(rate), rate > 1000))
     if memory:
         counts = sorted(map(int, memory["peak_mib"]))
         what = f"peak memory, {counts[-1]} over {counts[0]} slices"

@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import IO, Any
 
 from n2q_edge.dicom.reasons import Reason, Refusal
@@ -24,6 +25,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 NATIVE_SYNTAXES = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG})
 
+PIXEL_GROUP = 0x7FE0
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
 UNDEFINED = 0xFFFFFFFF
@@ -34,8 +36,10 @@ MAX_UNPACKED = 4 * 1024**3  # a deflated file or zip member beyond this is taken
 MAX_VALUE = 64 * 1024  # no value asked for is larger
 MAX_SEQUENCE = 256 * 1024 * 1024  # functional groups of 100,000 frames
 MAX_DEPTH = 64
+LONG_HEAD = 12  # bytes of an element before its value, at most
 
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
@@ -84,7 +88,10 @@ class Header:
 
     def uid(self, tag: int) -> str:
         """A UID. Damaged files put anything there, so: printable characters, no more than a UID can have."""
-        return "".join(character for character in self.text(tag) if character.isprintable())[:64]
+        text = self.text(tag)
+        if not text.isprintable():
+            text = "".join(character for character in text if character.isprintable())
+        return text[:64]
 
     def texts(self, tag: int) -> list[str]:
         """The values of a multi-valued text element."""
@@ -126,6 +133,7 @@ class Header:
             raise Refusal(Reason.CORRUPT_HEADER, f"functional groups cannot be parsed: {error}") from None
 
 
+@lru_cache(maxsize=256)  # slices of a series share most of them, and then one object
 def parse_numbers(text: str) -> tuple[float, ...] | None:
     """Read a DS or IS string; None if empty, or any part is not a finite number."""
     try:
@@ -233,6 +241,12 @@ class _Window:
             start = 0
         return self._buffer[start : start + count]
 
+    def whole_elements(self, position: int) -> tuple[bytes, int]:
+        """The buffer and where it starts in the file, with the heads of elements from `position` on in it."""
+        if not 0 <= position - self._start <= len(self._buffer) - LONG_HEAD:
+            self.read(position, LONG_HEAD)
+        return self._buffer, self._start
+
 
 def _find_meta(window: _Window) -> int | None:
     """Where the file meta group starts, None if there is none but the bytes look like a data set.
@@ -307,11 +321,12 @@ class _Walk:
         self._tag = struct.Struct(order + "HH")
         self._short = struct.Struct(order + "H")
         self._long = struct.Struct(order + "L")
+        self._head = struct.Struct(order + "HH2sH")
 
     def run(self, position: int) -> None:
         """Walk from `position` to the pixel data or the end of the file."""
         header, size = self._header, self._window.size
-        while position < size:
+        while (position := self._short_elements(position)) < size:
             element = self._element(position, header.explicit)
             if element is None:
                 header.cut_at = 0
@@ -329,6 +344,30 @@ class _Walk:
             elif tag in self._sequences and end - position <= MAX_SEQUENCE:
                 header.sequences[tag] = self._window.read(position, end - position)
             position = end
+
+    def _short_elements(self, position: int) -> int:
+        """Step over explicit elements with a short length while they lie in the window: most of a header.
+
+        One loop without a call for an element: a header has a hundred or two of them.
+
+        Returns:
+            Where the first element is that is not of this kind.
+        """
+        if not self._header.explicit:
+            return position
+        buffer, offset = self._window.whole_elements(position)
+        unpack, wanted, values = self._head.unpack_from, self._values, self._header.values
+        at, size = position - offset, len(buffer)
+        while at <= size - LONG_HEAD:
+            group, number, vr, length = unpack(buffer, at)
+            end = at + 8 + length
+            if vr not in _SHORT_VRS or end > size or group >= PIXEL_GROUP:
+                break
+            tag = group << 16 | number
+            if tag in wanted:
+                values[tag] = buffer[at + 8 : end]
+            at = end
+        return at + offset
 
     def _element(self, position: int, explicit: bool) -> tuple[int, str | None, int, int] | None:
         """(tag, VR, offset of the value, length) of an element; None if the file ends in it."""
