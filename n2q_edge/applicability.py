@@ -66,7 +66,7 @@ class Feature:
     def show(self, *values: float) -> str:
         """One value or a range with its unit: `0.05`, `1 to 8 mm`."""
         scale = 100 if self.unit == "%" else 1
-        texts = [f"{scale * value:.{self.digits}f}" for value in values]
+        texts = [f"{round(scale * value, self.digits) + 0.0:.{self.digits}f}" for value in values]  # no -0
         texts = [text.rstrip("0").rstrip(".") if "." in text else text for text in texts]
         return " to ".join(dict.fromkeys(texts)) + (f" {self.unit}" if self.unit else "")
 
@@ -232,26 +232,18 @@ def measure(
     rows, columns = (np.flatnonzero(body.any(axis=axis)) for axis in (1, 0))
     if rows.size == 0:
         return {}
-    spacing = pixel_spacing_mm or TYPICAL_SPACING
-    features: Features = {}
-    if pixel_spacing_mm is not None:
-        area = float(np.count_nonzero(body)) * spacing[0] * spacing[1]
-        features["pixel_mm"] = math.sqrt(spacing[0] * spacing[1])
-        features["diameter_mm"] = 2 * math.sqrt(area / math.pi)
+    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    features = _geometry(box, int(np.count_nonzero(body)), pixel_spacing_mm)
     if slice_thickness_mm:
         features["slice_mm"] = slice_thickness_mm
     if noise_hu is not None:
         features["noise_hu"] = max(noise_hu, MIN_NOISE_HU)
-    height, width = (
-        (int(line[-1] - line[0]) + 1) * step for line, step in zip((rows, columns), spacing, strict=True)
-    )
-    features["width_to_depth"] = width / height
     # Whole tiles around the body: nothing else is looked at.
-    place = tuple(
-        slice(int(line[0]) // TILE * TILE, min(-(-(int(line[-1]) + 1) // TILE), size // TILE) * TILE)
-        for line, size in zip((rows, columns), hu.shape, strict=True)
+    tiles = tuple(
+        slice(side.start // TILE * TILE, min(-(-side.stop // TILE), size // TILE) * TILE)
+        for side, size in zip(box, hu.shape, strict=True)
     )
-    hu, body = hu[place], body[place]
+    hu, body = hu[tiles], body[tiles]
     if hu.size == 0:
         return features
     blocks = _block_means(hu)
@@ -260,6 +252,18 @@ def measure(
     correlation = _noise_correlation(hu, blocks, inside)
     if correlation is not None:
         features["noise_correlation"] = correlation
+    return features
+
+
+def _geometry(box: tuple[slice, slice], pixels: int, pixel_spacing_mm: Spacing) -> Features:
+    """Size and shape of a body of so many pixels in a box of rows and columns."""
+    spacing = pixel_spacing_mm or TYPICAL_SPACING
+    depth, width = ((side.stop - side.start) * step for side, step in zip(box, spacing, strict=True))
+    features = {"width_to_depth": width / depth}
+    if pixel_spacing_mm is not None:
+        pixel_mm2 = spacing[0] * spacing[1]
+        features["pixel_mm"] = math.sqrt(pixel_mm2)
+        features["diameter_mm"] = 2 * math.sqrt(pixels * pixel_mm2 / math.pi)
     return features
 
 

@@ -156,6 +156,11 @@ def test_reasons_say_what_was_measured_and_what_was_learned() -> None:
     ]
 
 
+def test_zero_has_no_sign() -> None:
+    (found,) = deviations({"noise_correlation": -0.003}, SHARP)
+    assert found.text == "sharp kernel: noise correlation 0, training 0.2 to 0.6"
+
+
 def test_only_what_is_beyond_the_margin_is_a_reason() -> None:
     assert deviations({"noise_correlation": 0.15}, SHARP) == ()
     assert deviations({"noise_correlation": 0.65}, SHARP) == ()
