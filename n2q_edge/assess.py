@@ -93,6 +93,7 @@ class SliceResult:
         dose: the dose it looks like; None without a body, or if the model has no dose head.
         noise_hu: model-free noise level; None with too little soft tissue.
         model_noise_hu: median of the model's own noise map where `noise_hu` is measured, if it gives one.
+        expected_error: root mean square error the model expects of its map in the body, if it tells.
         flags: of the input, `no_body`, `noise_disagreement` and `out_of_domain`.
         times: of every stage.
         images: the pixels behind the numbers; None once dropped to save memory.
@@ -107,6 +108,7 @@ class SliceResult:
     dose: scoring.Dose | None
     noise_hu: float | None
     model_noise_hu: float | None
+    expected_error: float | None
     flags: tuple[str, ...]
     times: StageTimes
     images: SliceImages | None = field(default=None, repr=False)
@@ -444,7 +446,8 @@ def _score(
     quality_map = inference.quality_map[row, 0, :height, :width].copy()  # the runtime may reuse its buffer
     probabilities = None if inference.dose_probabilities is None else inference.dose_probabilities[row]
     noise_map = None if inference.noise_map is None else inference.noise_map[row, 0, :height, :width].copy()
-    outputs = (quality_map, probabilities, noise_map)
+    log_variance = None if inference.log_variance is None else inference.log_variance[row, 0, :height, :width]
+    outputs = (quality_map, probabilities, noise_map, log_variance)
     if not all(output is None or np.isfinite(output).all() for output in outputs):
         return _model_rejected(
             arrived, ModelReason.NON_FINITE_OUTPUT, "NaN or infinity in the model's output"
@@ -479,6 +482,7 @@ def _score(
         dose=dose,
         noise_hu=noise,
         model_noise_hu=model_noise,
+        expected_error=None if log_variance is None else scoring.expected_error(log_variance, mask),
         flags=tuple(flags),
         times=_times(arrived, inference, began, ended, warm_up),
         images=SliceImages(loaded.hu, quality_map, mask, noise_map),

@@ -36,6 +36,7 @@ COARSE_CELLS = 128  # the body is found on a grid of about this many cells a sid
 HISTOGRAM_BINS = 20  # of `Quality.histogram`
 
 SOFT_TISSUE_HU = (0.0, 170.0)
+ERROR_STRIDE = 8  # pixels: finer than that no model here tells its error
 NOISE_PATCH_MM = 6.0
 NOISE_STRIDE = 2
 MIN_SOFT_TISSUE_MM2 = 1000.0
@@ -207,6 +208,18 @@ def model_noise(noise_map: FloatArray, mask: BoolArray) -> float | None:
     """Median in HU of a model's own noise map [H,W] over a mask [H,W]; None where it is empty."""
     values = noise_map[mask]
     return float(np.median(values)) if values.size else None
+
+
+def expected_error(log_variance: FloatArray, mask: BoolArray) -> float | None:
+    """Root mean square error, in SSIM units, that a model expects of its quality map within a mask.
+
+    Args:
+        log_variance: [H,W], log of the variance of the map's error.
+        mask: [H,W].
+    """
+    cells = np.s_[ERROR_STRIDE // 2 :: ERROR_STRIDE, ERROR_STRIDE // 2 :: ERROR_STRIDE]
+    inside = log_variance[cells][mask[cells]]
+    return float(np.sqrt(np.exp(inside, dtype=np.float64).mean())) if inside.size else None
 
 
 def to_percent(fraction: float) -> float:

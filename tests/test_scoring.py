@@ -9,6 +9,7 @@ from n2q_edge.scoring import (
     BoolArray,
     body_mask,
     dose_scores,
+    expected_error,
     global_noise_level,
     model_noise,
     quality_scores,
@@ -162,3 +163,14 @@ def test_no_noise_level_without_enough_soft_tissue() -> None:
 def test_no_noise_level_in_an_image_smaller_than_a_patch() -> None:
     hu = np.full((1, 4000), TISSUE_HU, np.float32)
     assert global_noise_level(hu, np.ones(hu.shape, dtype=bool), SPACING) is None
+
+
+def test_expected_error_is_the_root_mean_variance_in_the_body() -> None:
+    """Variances 0.01 and 0.04 in half of the body each: sqrt(0.025)."""
+    log_variance = np.full((64, 64), np.log(0.01), np.float32)
+    log_variance[32:] = np.log(0.04)
+    log_variance[:, 48:] = 5.0  # outside the body
+    body = np.zeros((64, 64), bool)
+    body[:, :48] = True
+    assert expected_error(log_variance, body) == pytest.approx(np.sqrt(0.025), rel=1e-5)
+    assert expected_error(log_variance, np.zeros((64, 64), bool)) is None

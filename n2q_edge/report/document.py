@@ -279,6 +279,7 @@ def _slice(result: SliceResult) -> dict[str, Any]:
         },
         "noise_hu": _rounded(result.noise_hu, 3),
         "model_noise_hu": _rounded(result.model_noise_hu, 3),
+        "expected_error": _rounded(result.expected_error),
         "flags": list(result.flags),
         "out_of_domain": None
         if result.out_of_domain is None

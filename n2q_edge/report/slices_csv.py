@@ -24,7 +24,17 @@ def to_csv(assessment: Assessment) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     stages = [f"{stage}_ms" for stage in STAGES]
     writer.writerow(
-        [*IDENTITY, *SCORES, *levels, "noise_hu", "model_noise_hu", "flags", "out_of_domain", *stages]
+        [
+            *IDENTITY,
+            *SCORES,
+            *levels,
+            "noise_hu",
+            "model_noise_hu",
+            "expected_error",
+            "flags",
+            "out_of_domain",
+            *stages,
+        ]
     )
     for report in assessment.series:
         writer.writerows(_row(report, result, len(levels)) for result in report.slices)
@@ -48,6 +58,7 @@ def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]
         *(_cell(probability, 6) for probability in probabilities),
         _cell(result.noise_hu, 3),
         _cell(result.model_noise_hu, 3),
+        _cell(result.expected_error, 6),
         " ".join(result.flags),
         "; ".join(reason.text for reason in result.out_of_domain or ()),
         *(_cell(getattr(result.times, stage), 3) for stage in STAGES),
