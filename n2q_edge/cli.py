@@ -113,7 +113,8 @@ def assess(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, no table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row a slice on stdout, no table.")] = False,
     model: Annotated[
-        Path | None, typer.Option(help="A model file; the released one if not given.", show_default=False)
+        Path | None,
+        typer.Option(help="A model file, n2q-plus or n2q-small; n2q-plus if not given."),
     ] = None,
     runtime: Annotated[str, typer.Option(help="What runs the model; 'n2q-edge doctor' lists them.")] = "auto",
     threads: Annotated[

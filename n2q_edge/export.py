@@ -128,7 +128,8 @@ def export_model(
     """Export a model to one ONNX file.
 
     Args:
-        source: a recipe (`.toml`), a checkpoint (`.safetensors`, `.pth`), or None for the released one.
+        source: a recipe (`.toml`), a checkpoint (`.safetensors`, `.pth`), the name of a
+            released model, or None for the default one.
         out: the file to write, `.onnx`.
         precision: one of `PRECISIONS`; see `n2q_edge.precision` and `n2q_edge.quantize`.
         calibrate: for `int8`: DICOM files or folders of CT series.
@@ -220,8 +221,8 @@ def _serialize(network: Module, spec: ModelSpec, slices: Sequence[FloatArray]) -
 
 def _read_source(source: Path | None, precision: str) -> tuple[ModelFile, ExportSettings | None]:
     """The checkpoint a source stands for, and the recipe's tolerances if it is one and has some."""
-    if source is None:
-        released = models.released()
+    if source is None or str(source) in models.names():
+        released = models.released(None if source is None else str(source))
         return read_model_file(released.checkpoint, released.checkpoint_sha256), None
     if source.suffix.lower() != ".toml":
         return read_model_file(source), None

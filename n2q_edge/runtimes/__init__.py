@@ -75,7 +75,8 @@ def open_model(path: Path | None = None, runtime: str = AUTO, threads: int | Non
     """Open a model.
 
     Args:
-        path: an ONNX file, a TensorRT engine or a checkpoint; None is the released model.
+        path: an ONNX file, a TensorRT engine, a checkpoint or the name of a released model; None is the
+            default one of these.
         runtime: a name of `RUNTIMES`, or `auto`: `tensorrt` for an engine; for an ONNX file the CPU runtime,
             among those installed, that was measured fastest for its network. ONNX files get a GPU only by
             name. `describe()` says which it is, and why.
@@ -106,8 +107,8 @@ def open_model(path: Path | None = None, runtime: str = AUTO, threads: int | Non
 
 
 def _read(path: Path | None, runtime: str) -> ModelFile:
-    if path is None:
-        released = models.released()
+    if path is None or str(path) in models.names():
+        released = models.released(None if path is None else str(path))
         if runtime == torch_cpu.NAME:
             return read_model_file(released.checkpoint, released.checkpoint_sha256)
         return read_model_file(released.onnx, released.sha256)

@@ -157,9 +157,11 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "checkpoint": "released.safetensors",
         "checkpoint_sha256": "0" * 64,
     }
-    (tmp_path / "released.json").write_text(json.dumps(record))
-    original = models.released
-    monkeypatch.setattr(models, "released", lambda: original(tmp_path))
+    records = {"default": "first", "first": record, "second": {**record, "onnx": "second.onnx"}}
+    (tmp_path / "released.json").write_text(json.dumps(records))
+    released, names = models.released, models.names
+    monkeypatch.setattr(models, "released", lambda name=None: released(name, tmp_path))
+    monkeypatch.setattr(models, "names", lambda folder=tmp_path: names(folder))
     return path
 
 
@@ -183,12 +185,29 @@ def test_the_released_checkpoint_must_have_its_hash(released: Path) -> None:
         open_model(runtime="torch")
 
 
-def test_no_released_model(tmp_path: Path) -> None:
+def test_a_released_model_opens_by_its_name(released: Path) -> None:
+    assert models.names() == ["first", "second"]
+    (released.parent / "second.onnx").write_bytes(released.read_bytes())
+    with open_model(Path("second")) as model:
+        assert model.describe()["model_path"] == str(released.parent / "second.onnx")
+    with pytest.raises(ModelError, match="'third': there are first, second"):
+        models.released("third")
+
+
+@pytest.mark.parametrize("text", [None, "[]", "{}", '{"default": "a"}', '{"default": "a", "a": {}}'])
+def test_no_released_model(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "released.json").write_text(text)
     with pytest.raises(ModelError, match=r"released\.json"):
-        models.released(tmp_path)
-    (tmp_path / "released.json").write_text("[]")
-    with pytest.raises(ModelError, match=r"released\.json"):
-        models.released(tmp_path)
+        models.released(folder=tmp_path)
+
+
+def test_what_is_released_is_whole() -> None:
+    """The files of the package, against the hashes beside them."""
+    for name in models.names():
+        model = models.released(name)
+        assert hashlib.sha256(model.onnx.read_bytes()).hexdigest() == model.sha256
+        assert hashlib.sha256(model.checkpoint.read_bytes()).hexdigest() == model.checkpoint_sha256
 
 
 # --- choosing a runtime
