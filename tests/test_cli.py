@@ -225,9 +225,9 @@ def test_a_full_disk_loses_no_result(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_stdout_is_7() -> None:
-    code = "import sys; from n2q_edge.cli import entry, _stdout\n"
+    code = "import sys; from n2q_edge.cli import entry\nfrom n2q_edge.console import results\n"
     code += "import n2q_edge.cli as cli\n"
-    code += "@cli.app.command()\ndef shout() -> int:\n    with _stdout(): print('x' * 10)\n    return 0\n"
+    code += "@cli.app.command()\ndef shout() -> int:\n    with results(): print('x' * 10)\n    return 0\n"
     code += "sys.argv = ['n2q-edge', 'shout']; entry()"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -293,9 +293,9 @@ def test_a_real_sigint_ends_the_process_with_130(ct_series: CtSeries, tmp_path: 
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:
-    code = "import sys; import n2q_edge.cli as cli\n"
+    code = "import sys; import n2q_edge.cli as cli\nfrom n2q_edge.console import results\n"
     code += "@cli.app.command()\ndef shout() -> int:\n"
-    code += "    with cli._stdout(): print('x' * 10_000_000)\n    return 0\n"
+    code += "    with results(): print('x' * 10_000_000)\n    return 0\n"
     code += "sys.argv = ['n2q-edge', 'shout']; cli.entry()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

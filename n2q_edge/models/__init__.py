@@ -1,8 +1,8 @@
 """The released models: for each a checkpoint, the ONNX file exported from it, and the SHA-256 of both.
 
 `released.json` beside this file holds, by the name of a model, the file names `onnx` and `checkpoint` and the
-hashes `sha256` (of the ONNX file) and `checkpoint_sha256`, and under `default` the name of the one that is used
-where nobody names another.
+hashes `sha256` (of the ONNX file) and `checkpoint_sha256`, and under `default` the name of the one that is
+used where nobody names another.
 """
 
 from __future__ import annotations
