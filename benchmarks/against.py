@@ -2,7 +2,8 @@
 
     python -m benchmarks.against --work runs/bench --json benchmarks/results/against.json
 
-The faithful N2Q is run by everybody, the released model by n2q-edge and the two libraries it may use.
+The faithful N2Q is run by everybody, the released models by n2q-edge and the default one also by the two
+libraries it may use.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Entry:
 
     key: str
     module: str
-    model: str  # "n2q" or "n2q-small"
+    model: str  # "n2q" or the name of a released one
     what: str
     side: int = 512
 
@@ -45,8 +46,9 @@ ENTRIES = (
     Entry("c", "onnxruntime_default", "n2q", "ONNX Runtime, defaults"),
     Entry("d", "openvino_default", "n2q", "OpenVINO, defaults"),
     Entry("e", "ours", "n2q", "n2q-edge"),
-    Entry("cs", "onnxruntime_default", "n2q-small", "ONNX Runtime, defaults"),
-    Entry("ds", "openvino_default", "n2q-small", "OpenVINO, defaults"),
+    Entry("cp", "onnxruntime_default", "n2q-plus", "ONNX Runtime, defaults"),
+    Entry("dp", "openvino_default", "n2q-plus", "OpenVINO, defaults"),
+    Entry("ep", "ours", "n2q-plus", "n2q-edge"),
     Entry("es", "ours", "n2q-small", "n2q-edge"),
 )
 
@@ -78,7 +80,7 @@ def measure(work: Path, rounds: int, slices: int) -> dict[str, Any]:
             print(f"starting {entry.key}: {entry.model}, {entry.what}", flush=True)
             options = {
                 "checkpoint": str(files.checkpoint),
-                "onnx": str(files.onnx if entry.model == "n2q" else models.released().onnx),
+                "onnx": str(files.onnx if entry.model == "n2q" else models.released(entry.model).onnx),
                 "series": str(files.series),
                 "input": str(_input(files.series, work)),
                 "threads": prepare.threads(),

@@ -77,7 +77,7 @@ def bandwidth() -> float:
 
 def run(work: Path, slices: int) -> dict[str, Any]:
     files = prepare.all_of_it(work)
-    named = {"n2q-small": models.released().onnx, "n2q": files.onnx}
+    named = {name: models.released(name).onnx for name in models.names()} | {"n2q": files.onnx}
     before = sensors.state()
     limits = [(sgemm(), bandwidth())]
     candidates = [Candidate(file, runtime) for file in named.values() for runtime in prepare.CPU_RUNTIMES]
