@@ -226,6 +226,13 @@ def test_a_series_unlike_the_training_data_is_a_caution_with_its_reason(ct_serie
     assert words.count(THICK) == 2 + 3  # under two pictures and in the table of all slices
 
 
+def test_the_index_of_several_series_says_it_too(ct_series: CtSeries) -> None:
+    domain = {"slice_mm": FeatureLimits((1.0, 3.0), (1.0, 3.0))}
+    folders = [ct_series(number=number) for number in (1, 2)]
+    words = Reader(page(*folders, runtime=FakeRuntime(by_brightness, domain=domain))).words
+    assert words.count("unlike the training data") == 2 + 2  # index and cautions
+
+
 def test_the_page_says_whether_the_domain_was_checked(ct_series: CtSeries) -> None:
     words = out_of_domain(ct_series(number=2), (1.0, 8.0))
     assert "unlike the training data" not in words

@@ -113,6 +113,7 @@ def _series(
         or f"Series {entry['number']}",
         "why": [capital(reason) for reason in entry["verdict"]["reasons"]],
         "cautions": _cautions(entry),
+        "strange": _is_strange(entry),
         "figures": _figures(entry, predicts_dose=bool(document["model"]["dose_levels_percent"])),
         "protocol": _protocol(entry["protocol"]),
         "regions": sorted(entry["summary"]["regions"], key=lambda region: region["mean"]),
@@ -136,13 +137,18 @@ def _cautions(entry: dict[str, Any]) -> list[str]:
     """What should make a reader doubt the scores of this series."""
     counts = Counter(flag for item in entry["slices"] for flag in item["flags"])
     total = len(entry["slices"])
-    strange = entry["summary"]["out_of_domain"]
-    first = [strange["text"]] if counts[OUT_OF_DOMAIN] > OUT_OF_DOMAIN_SHARE * total else []
+    first = [entry["summary"]["out_of_domain"]["text"]] if _is_strange(entry) else []
     return first + [
         text.format(f"{counts[flag]} of {total} slices")
         for flag, (text, share) in CAUTIONS.items()
         if counts[flag] > share * total
     ]
+
+
+def _is_strange(entry: dict[str, Any]) -> bool:
+    """Whether so many slices are unlike the training data that the reader must know it first."""
+    strange = entry["summary"]["out_of_domain"]
+    return bool(strange) and strange["slices"] > OUT_OF_DOMAIN_SHARE * len(entry["slices"])
 
 
 def _figures(entry: dict[str, Any], predicts_dose: bool) -> list[tuple[str, str, str]]:
