@@ -73,7 +73,7 @@ def test_norm32_normalises_in_float32(hu: Any) -> None:
 
 def test_norm32_keeps_the_variance_in_float32(hu: Any) -> None:
     types = seen_types(in_precision(build(COMPACT).eval(), "fp16-norm32"), hu)
-    assert types["LocalVariance"] == types["Window"] == (torch.float32, torch.float32)
+    assert types["LocalVariance"] == types["Cells"] == (torch.float32, torch.float32)
     assert types["Conv2d"] == types["Linear"] == (torch.float16, torch.float16)
 
 

@@ -28,12 +28,12 @@ pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu12 (extra rtx; 
 
 from n2q_edge import checkpoint
 from n2q_edge.network import build as build_network
-from n2q_edge.training.recipe import ExportSettings, load_recipe
+from n2q_edge.training.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
 RECIPES = Path(__file__).parents[2] / "export"
+FLOAT32_KERNELS = (".variance.", "kernel", ".pick")  # fixed ones, in front of the first layer
 TARGETS = {"t4": "7.5", "rtx-3060": "8.6", "rtx-4090": "8.9", "rtx-5090": "12.0", "dgx-spark": "12.1"}
-ANY = ExportSettings(max_map_difference=1.0, mean_map_difference=1.0)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Case:
     precision: str
 
 
-CASES = (Case("n2q-small", "fp16-norm32"), Case("n2q", "fp16"), Case("n2q", "int8"))
+CASES = (Case("n2q-plus", "fp16-norm32"), Case("n2q", "fp16"), Case("n2q", "int8"))
 
 
 def network_of(system: str) -> tuple[Any, Any]:
@@ -63,15 +63,16 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     case: Case = request.param
     spec, network = network_of(case.system)
     slices = phantoms(spec.size_multiple) if case.precision == "int8" else ()
-    return export.export_network(
-        network,
-        spec,
-        tmp_path_factory.mktemp("models") / f"{case.system}.{case.precision}.onnx",
-        source=ModelFile(Path("weights"), b"", ""),
-        tolerances=ANY,  # the gate has its own tests
-        precision=case.precision,
-        slices=slices,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_hold", lambda *_: None)  # the gate has its own tests
+        return export.export_network(
+            network,
+            spec,
+            tmp_path_factory.mktemp("models") / f"{case.system}.{case.precision}.onnx",
+            source=ModelFile(Path("weights"), b"", ""),
+            precision=case.precision,
+            slices=slices,
+        )
 
 
 def test_the_file_says_its_precision(exported: export.ExportReport) -> None:
@@ -83,7 +84,7 @@ def test_the_file_says_its_precision(exported: export.ExportReport) -> None:
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     if exported.spec.precision.startswith("fp16"):
         for node in model.graph.node:
-            if node.op_type == "Conv" and ".variance." not in node.input[1] and "kernel" not in node.input[1]:
+            if node.op_type == "Conv" and not any(part in node.input[1] for part in FLOAT32_KERNELS):
                 assert types[node.input[1]] == onnx.TensorProto.FLOAT16, node.input[1]
     assert (found["operators"].get("QuantizeLinear", 0) > 0) == (exported.spec.precision == "int8")
 
@@ -93,7 +94,7 @@ def test_float16_costs_three_casts_and_norm32_no_more_than_it_must(exported: exp
     if exported.spec.precision == "fp16":
         assert casts == 3  # HU in, map and dose out
     elif exported.spec.precision == "fp16-norm32":
-        assert casts <= 8  # the compact net normalises nothing
+        assert casts <= 9  # one more than with three outputs; the compact net normalises nothing
 
 
 def test_engines_for_every_gpu_and_one_for_all(exported: export.ExportReport, tmp_path: Path) -> None:
