@@ -87,7 +87,8 @@ def test_a_variance_has_no_digits_in_float16() -> None:
     torch.manual_seed(0)
     cells = 0.25 + 0.01 * torch.randn(1, 16, 32, 32)
     variance = LocalVariance(COMPACT.ssim)
-    exact = variance(cells)
+    inner = (..., slice(2, -2), slice(2, -2))  # beyond the edge is air
+    exact = variance(cells)[inner]
     assert exact.mean() == pytest.approx(1e-4, rel=0.1)
-    rough = LocalVariance(COMPACT.ssim).half()(cells.half()).float()
+    rough = LocalVariance(COMPACT.ssim).half()(cells.half()).float()[inner]
     assert (rough - exact).abs().mean() > 0.1 * exact.mean()
