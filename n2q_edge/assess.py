@@ -71,7 +71,7 @@ class ModelRejected:
 Rejection: TypeAlias = Rejected | ModelRejected
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SliceImages:
     """What pictures of a slice need, each [H,W]: HU, predicted SSIM, body mask, the model's noise map."""
 
@@ -81,7 +81,7 @@ class SliceImages:
     noise_map: FloatArray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SliceResult:
     """One assessed slice.
 

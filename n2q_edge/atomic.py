@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from n2q_edge.errors import OutputError, UsageError
@@ -38,8 +39,10 @@ def is_new_or_empty(folder: Path) -> bool:
         raise UsageError(f"cannot look into {folder}: {error.strerror}; choose another folder") from None
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write beside, then rename: a reader sees the old file or the new one, never a part.
+
+    `data` may come in pieces.
 
     Raises:
         OutputError: disk full, no permission, ...; nothing is left behind.
@@ -47,7 +50,7 @@ def write_file(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

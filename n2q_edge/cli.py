@@ -160,6 +160,7 @@ def assess(
     from n2q_edge.assess import tissue_regions
     from n2q_edge.atomic import make_folder
     from n2q_edge.dicom import scan
+    from n2q_edge.heap import give_back_freed_memory
     from n2q_edge.policy import load_policy
     from n2q_edge.progress import ticks
     from n2q_edge.report import document
@@ -197,6 +198,7 @@ def assess(
                 regions=organs.regions if organs else tissue_regions,
                 collector=objects,
             )
+    give_back_freed_memory()  # with the model's
     built = document.build(
         assessment,
         worst=worst,
@@ -296,9 +298,9 @@ def _print_results(
 ) -> None:
     with _stdout():
         if as_json:
-            from n2q_edge.report.document import to_json
+            from n2q_edge.report.document import json_pieces
 
-            sys.stdout.write(to_json(built))
+            sys.stdout.writelines(json_pieces(built))
         elif as_csv:
             from n2q_edge.report.slices_csv import to_csv
 

@@ -17,13 +17,21 @@ _NEVER = 2**31 - 1
 
 def keep_freed_memory() -> None:
     """Tell glibc's malloc, for the whole process; do nothing where the C library is another one."""
+    if _is_glibc():
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, _NEVER)
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(_ARENA_MAX, 1)  # or what one thread freed is of no use to another
+
+
+def give_back_freed_memory() -> None:
+    """Return it after the last slice: Python's own allocator, which holds the report, has no use for it."""
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+
+
+def _is_glibc() -> bool:
     try:
-        glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
     except (AttributeError, ValueError):  # Windows; macOS and musl
-        return
-    if not glibc:
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_MMAP_THRESHOLD, _NEVER)
-    mallopt(_TRIM_THRESHOLD, _NEVER)
-    mallopt(_ARENA_MAX, 1)  # or what one thread freed is of no use to another
+        return False

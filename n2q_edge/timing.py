@@ -11,7 +11,7 @@ MIN_SAMPLES_P99 = 662
 99 % of all slices with 99 % confidence (Wilks 1941, two-sided: 1 - n 0.99^(n-1) + (n-1) 0.99^n >= 0.99)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StageTimes:
     """Milliseconds a slice spent in every stage.
 

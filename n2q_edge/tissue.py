@@ -50,7 +50,7 @@ MIN_REGION_MM2 = 100.0
 """A region of a slice that is smaller has no score: a few pixels on an edge say nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RegionScore:
     """Quality of one region of one slice.
 

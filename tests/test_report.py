@@ -136,7 +136,7 @@ def test_a_slice_the_model_failed_on_is_a_rejected_file(ct_series: CtSeries) -> 
 def test_json_text_is_ascii_and_has_no_nan(mixed: Assessment) -> None:
     mixed.series[0].series.protocol["kvp"] = float("nan")
     mixed.series[0].series.protocol["kernel"] = "FÜR\udcff\x1b[31m"
-    text = document.to_json(document.build(mixed, worst=5))
+    text = "".join(document.json_pieces(document.build(mixed, worst=5)))
     assert text.isascii()
     protocol = json.loads(text, parse_constant=pytest.fail)["series"][0]["protocol"]
     assert protocol["kvp"] is None
@@ -151,7 +151,7 @@ def test_created_is_utc(mixed: Assessment) -> None:
 def test_no_patient_and_no_host_anywhere(mixed: Assessment, monkeypatch: pytest.MonkeyPatch) -> None:
     import platform
 
-    built = document.to_json(document.build(mixed, worst=5))
+    built = "".join(document.json_pieces(document.build(mixed, worst=5)))
     host = platform.node()
     assert "SECRET" not in built
     assert host not in json.dumps(describe_machine())

@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import IO, Any
 
 from n2q_edge.dicom.reasons import Reason, Refusal
@@ -132,6 +133,7 @@ class Header:
             raise Refusal(Reason.CORRUPT_HEADER, f"functional groups cannot be parsed: {error}") from None
 
 
+@lru_cache(maxsize=256)  # slices of a series share most of them, and then one object
 def parse_numbers(text: str) -> tuple[float, ...] | None:
     """Read a DS or IS string; None if empty, or any part is not a finite number."""
     try:

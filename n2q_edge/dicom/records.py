@@ -15,7 +15,7 @@ from n2q_edge.dicom.reasons import Rejected, Skipped
 Triple = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A file, or a member of a zip archive.
 
@@ -48,7 +48,7 @@ class PixelLayout:
     padding: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SliceRef:
     """One slice, found but not yet read.
 

@@ -96,7 +96,8 @@ class _Finder:
         if path.lower().endswith(".zip") or (given and zipfile.is_zipfile(path)):
             yield from members(Path(path))
         else:
-            yield Source(Path(path), Path(path))
+            file = Path(path)
+            yield Source(file, file)
 
     def _dicomdir(self, path: Path) -> Iterator[Found]:
         """The index itself, then the files it names."""

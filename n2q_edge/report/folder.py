@@ -33,7 +33,7 @@ def write_folder(assessment: Assessment, built: dict[str, Any], folder: Path) ->
         OutputError: disk full, no permission, ...; the files written before stay.
     """
     _remove_old_pictures(folder)
-    write_file(folder / "report.json", document.to_json(built).encode("utf-8"))
+    write_file(folder / "report.json", (piece.encode("ascii") for piece in document.json_pieces(built)))
     write_file(folder / "slices.csv", slices_csv.to_csv(assessment).encode("utf-8"))
     write_file(folder / "report.html", html.to_html(built, assessment).encode("utf-8"))
     return [

@@ -406,7 +406,7 @@ def _store_slice(
             result.ref.position_mm,
             quality.mean if quality else None,
             quality.p05 if quality else None,
-            json.dumps(quality.histogram) if quality else None,
+            json.dumps(list(quality.histogram)) if quality else None,
             result.dose.level if result.dose else None,
             result.noise_hu,
             result.model_noise_hu,
