@@ -1,7 +1,8 @@
 """What the benchmarks need and nobody should have to fetch: a series, and faithful N2Q as ONNX.
 
-The series is a phantom of known dose, the same everywhere. Faithful N2Q is export/n2q.safetensors; without
-it, the same network with fresh weights: its time is the same, its maps mean nothing.
+The series is a phantom of known dose, the same everywhere. Faithful N2Q is export/n2q.safetensors, run on whole
+slices as the authors run it, not on tiles as it was trained here; without it, the same network with fresh weights: its
+time is the same, its maps mean nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from n2q_edge.report.machine import describe_machine
@@ -19,6 +20,7 @@ from n2q_edge.runtimes.threads import physical_cores
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "runs" / "bench"
 SLICES = 24
+SIZE_MULTIPLE = 32  # of N2Q's U-Net: four halvings, and one more in its dose head
 CPU_RUNTIMES = ("onnxruntime", "openvino")
 TRAINED = ROOT / "export" / "n2q.safetensors"
 
@@ -62,11 +64,22 @@ def series(work: Path = WORK) -> Path:
 
 def _checkpoint(work: Path) -> tuple[Path, str]:
     if TRAINED.exists():
-        return TRAINED, "export/n2q.safetensors"
+        return _on_whole_slices(work), "export/n2q.safetensors"
     fresh = work / "n2q-untrained.safetensors"
     if not fresh.exists():
         _write_untrained(fresh)
     return fresh, "untrained"
+
+
+def _on_whole_slices(work: Path) -> Path:
+    from n2q_edge import checkpoint
+
+    file = work / f"n2q-{hashlib.sha256(TRAINED.read_bytes()).hexdigest()[:12]}.safetensors"
+    if not file.exists():
+        spec, weights = checkpoint.load(TRAINED)
+        network = {name: value for name, value in spec.network.items() if name != "tile"}
+        checkpoint.save(file, replace(spec, network=network, size_multiple=SIZE_MULTIPLE), weights)
+    return file
 
 
 def _write_untrained(file: Path) -> None:
@@ -78,7 +91,7 @@ def _write_untrained(file: Path) -> None:
 
     torch.manual_seed(0)
     network = {"class": "unet", "inputs": ["slice", "high_pass"]}
-    spec = ModelSpec("n2q", "untrained", network, size_multiple=32)
+    spec = ModelSpec("n2q", "untrained", network, size_multiple=SIZE_MULTIPLE)
     checkpoint.save(file, spec, build(spec).state_dict())
 
 
