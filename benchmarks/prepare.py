@@ -1,8 +1,8 @@
 """What the benchmarks need and nobody should have to fetch: a series, and faithful N2Q as ONNX.
 
-The series is a phantom of known dose, the same everywhere. Faithful N2Q is export/n2q.safetensors, run on whole
-slices as the authors run it, not on tiles as it was trained here; without it, the same network with fresh
-weights: its time is the same, its maps mean nothing.
+The series is a phantom of known dose, the same everywhere. Faithful N2Q is export/n2q.safetensors, run on
+whole slices as the authors run it, not on tiles as it was trained here; without it, the same network with
+fresh weights: its time is the same, its maps mean nothing.
 """
 
 from __future__ import annotations
