@@ -12,6 +12,8 @@ from n2q_edge.network.unet import UNet
 from n2q_edge.training.recipe import TrainingSettings
 from n2q_edge.training.sampling import Batch
 
+SMALLEST_LOG_VARIANCE = -12.0  # an error of 0.0025 SSIM
+
 
 def joint_loss(network: nn.Module, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
     """The loss of a batch and its parts.
@@ -55,8 +57,11 @@ def _compact_loss(network: CompactNet, batch: Batch, settings: TrainingSettings)
 
 def _variance_loss(log_variance: Tensor, error: Tensor, cell: int) -> Tensor:
     """Negative log-likelihood of the map's errors, taken as given, under a normal of each cell's variance."""
-    squared = F.avg_pool2d(error.detach().square(), cell) + 1e-6
-    return 0.5 * (log_variance + squared * (-log_variance.clamp_min(-12.0)).exp())
+    squared = F.avg_pool2d(error.detach().square(), cell)
+    log_variance = log_variance.clamp_min(
+        SMALLEST_LOG_VARIANCE
+    )  # or air, which has no error, drags it down forever
+    return 0.5 * (log_variance + squared * (-log_variance).exp())
 
 
 def _map_loss(error: Tensor, weight: Tensor, kind: str) -> Tensor:

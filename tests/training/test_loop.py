@@ -10,6 +10,7 @@ from n2q_edge.errors import ModelError
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.loop import Progress, fit
+from n2q_edge.training.losses import SMALLEST_LOG_VARIANCE, _variance_loss
 from n2q_edge.training.recipe import ExportSettings, Recipe, TrainingSettings, load_recipe
 from n2q_edge.training.sampling import Sampler
 
@@ -51,6 +52,18 @@ def test_the_loss_falls(cached_slices: list[CachedSlice], tmp_path: Path) -> Non
     assert [entry["step"] for entry in history] == [25, 50, 75, 100]
     assert history[-1]["map"] < 0.8 * history[0]["map"]
     assert history[-1]["noise"] < history[0]["noise"]
+
+
+def test_the_loss_of_the_expected_error_has_a_floor() -> None:
+    """Air has no error; without a floor its log variance would fall, and the loss with it, forever."""
+    error = torch.zeros(1, 1, 8, 8)
+    low, lower = (
+        _variance_loss(torch.full((1, 1, 1, 1), value), error, 8) for value in (SMALLEST_LOG_VARIANCE, -100.0)
+    )
+    assert low == lower == SMALLEST_LOG_VARIANCE / 2
+    # At the floor and above it is the normal's: half of log variance plus squared error over variance.
+    found = _variance_loss(torch.zeros(1, 1, 1, 1), error + 0.5, 8)
+    assert found.item() == pytest.approx(0.5 * 0.25)
 
 
 def test_an_interrupted_run_ends_like_an_unbroken_one(
