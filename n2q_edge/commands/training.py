@@ -36,6 +36,10 @@ def train(
         float | None,
         typer.Option(min=0, help="End the schedule after this much training time (processor time on a CPU)."),
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Begin with this checkpoint of a compact network, pruned if it is wider."),
+    ] = None,
     evaluation: Annotated[
         bool, typer.Option("--evaluation/--no-evaluation", help="Evaluate on the patients held out.")
     ] = True,
@@ -66,6 +70,7 @@ def train(
             runs=runs,
             device=device,
             minutes=minutes,
+            start_from=start_from,
             evaluation=evaluation,
             compiled=compiled,
             resume=resume,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from n2q_edge.network import build
 from n2q_edge.training.losses import joint_loss
 from n2q_edge.training.recipe import Recipe, TrainingSettings
 from n2q_edge.training.sampling import Batch, Sampler
+from n2q_edge.training.start import inherit
 
 LOG_EVERY = 25  # steps
 SAVE_EVERY_SECONDS = 120.0
@@ -70,6 +71,7 @@ def fit(
     device: torch.device,
     minutes: float | None = None,
     compiled: bool = False,
+    start: Mapping[str, Tensor] | None = None,
     on_step: OnStep | None = None,
 ) -> Run:
     """Train until the schedule ends.
@@ -82,14 +84,20 @@ def fit(
         minutes: end the schedule after this much training time, if its steps have not ended it before.
         compiled: compile the loss with torch.compile (needs a C++ compiler): a minute or two of preparation,
             which no budget counts, for a quarter less time a step with compact networks; none with the U-Net.
+        start: weights of another compact network to begin with; a state file outranks them.
         on_step: called after every step.
 
     Raises:
+        UsageError: `start` does not fit.
         KeyboardInterrupt: after the state was saved.
     """
     settings = recipe.training
     torch.manual_seed(settings.seed)
     run = _start(recipe, device)
+    if start is not None:
+        for network in (run.network, run.average):
+            if network is not None:
+                inherit(network, start)
     if state_file.exists():
         _restore(run, state_file, device)
         run.progress.fraction = _fraction(run.progress, settings, minutes)  # the budget may have grown

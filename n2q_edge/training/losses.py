@@ -58,9 +58,8 @@ def _compact_loss(network: CompactNet, batch: Batch, settings: TrainingSettings)
 def _variance_loss(log_variance: Tensor, error: Tensor, cell: int) -> Tensor:
     """Negative log-likelihood of the map's errors, taken as given, under a normal of each cell's variance."""
     squared = F.avg_pool2d(error.detach().square(), cell)
-    log_variance = log_variance.clamp_min(
-        SMALLEST_LOG_VARIANCE
-    )  # or air, which has no error, drags it down forever
+    # Or air, which has no error, would drag it down forever.
+    log_variance = log_variance.clamp_min(SMALLEST_LOG_VARIANCE)
     return 0.5 * (log_variance + squared * (-log_variance).exp())
 
 

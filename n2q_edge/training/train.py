@@ -60,6 +60,7 @@ def train(
     compiled: bool = False,
     device: str = "auto",
     minutes: float | None = None,
+    start_from: Path | None = None,
     resume: bool = True,
     on_slice: OnSlice | None = None,
     on_step: OnStep | None = None,
@@ -78,6 +79,7 @@ def train(
         compiled: compile the loss with torch.compile; see `fit`.
         device: `auto`, `cpu` or `cuda`.
         minutes: end the schedule after this much training time.
+        start_from: a checkpoint of a compact network, as wide or wider, to begin with (see `start`).
         resume: go on from the run's state if there is one; False starts again.
         on_slice: progress of filling the cache.
         on_step: progress of training.
@@ -103,7 +105,17 @@ def train(
         state_file.unlink(missing_ok=True)
     tell(f"training {recipe.spec.name} on {len(training)} slices ({where})")
     sampler = Sampler(training, recipe.spec, recipe.training)
-    run = fit(recipe, sampler, state_file, device=where, minutes=minutes, compiled=compiled, on_step=on_step)
+    origin = checkpoint.load(start_from) if start_from else None
+    run = fit(
+        recipe,
+        sampler,
+        state_file,
+        device=where,
+        minutes=minutes,
+        compiled=compiled,
+        start=origin[1] if origin else None,
+        on_step=on_step,
+    )
     metrics = None
     if evaluation and testing:
         tell(f"evaluating on {len(testing)} slices of other patients")
@@ -112,8 +124,11 @@ def train(
         metrics = evaluate(predict, testing, spec)
     made = [SIMULATED] if data else []
     made += [MEASURED.format(pairs.dose)] if pairs else []
+    facts = {"simulation": "; ".join(made)}
+    if origin:
+        facts["started_from"] = f"{origin[0].name} {origin[0].version}"
     tell("measuring what the training slices are like")
-    return _write(recipe, out or recipe.path.parent, run, metrics, training, "; ".join(made))
+    return _write(recipe, out or recipe.path.parent, run, metrics, training, facts)
 
 
 def _write(
@@ -122,11 +137,11 @@ def _write(
     run: Run,
     metrics: dict[str, Any] | None,
     training: Sequence[CachedSlice],
-    doses: str,
+    facts: dict[str, str],
 ) -> TrainResult:
     spec = dataclasses.replace(
         recipe.spec,
-        training=_provenance(recipe, run, metrics, training, doses),
+        training=_provenance(recipe, run, metrics, training, facts),
         domain=domain.learn(domain.examples(training)),
     )
     weights = {name: tensor.cpu().contiguous() for name, tensor in run.result.state_dict().items()}
@@ -145,7 +160,7 @@ def _provenance(
     run: Run,
     metrics: dict[str, Any] | None,
     training: Sequence[CachedSlice],
-    doses: str,
+    facts: dict[str, str],
 ) -> dict[str, Any]:
     """What a reader of the model must know of its making; small enough to travel with it."""
     headline = {name: metrics[name] for name in ("body", "window", "slice", "dose")} if metrics else None
@@ -157,6 +172,6 @@ def _provenance(
         "minutes": round(run.progress.seconds / 60, 1),
         "slices": len(training),
         "patients": len({item.patient for item in training}),
-        "simulation": doses,
+        **facts,
         "test": headline,
     }

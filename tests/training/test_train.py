@@ -109,3 +109,25 @@ def test_data_without_a_training_patient_is_refused(
     arguments = ["train", str(trained / "tiny.toml"), "--data", str(only), "--runs", str(tmp_path / "runs")]
     assert main([*arguments, "--device", "cpu", "--quiet"]) == ExitCode.USAGE
     assert "no usable training slice" in capsys.readouterr().err
+
+
+def test_a_training_can_begin_with_a_checkpoint(trained: Path, data: Path) -> None:
+    other = (trained / "tiny.toml").read_text().replace('name = "tiny"', 'name = "next"')
+    (trained / "next.toml").write_text(other)
+    arguments = ["train", str(trained / "next.toml"), "--data", str(data), "--runs", str(trained / "runs")]
+    options = [
+        "--start-from",
+        str(trained / "tiny.safetensors"),
+        "--no-evaluation",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
+    assert main([*arguments, *options]) == ExitCode.OK
+    spec, weights = checkpoint.load(trained / "next.safetensors")
+    assert spec.training["started_from"] == "tiny 7"
+    assert spec.training["test"] is None
+    # Four small steps away from where it began, and not from fresh weights.
+    before = checkpoint.load(trained / "tiny.safetensors")[1]
+    distance = max(float((weights[name] - before[name]).abs().max()) for name in before)
+    assert 0 < distance < 0.05
