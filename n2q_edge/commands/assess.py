@@ -33,7 +33,7 @@ def assess(
     as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row a slice on stdout, no table.")] = False,
     model: Annotated[
         Path | None,
-        typer.Option(help="A model file, n2q-plus or n2q-small; n2q-plus if not given."),
+        typer.Option(help="A model file, n2q-small or n2q-plus; n2q-small if not given."),
     ] = None,
     runtime: Annotated[str, typer.Option(help="What runs the model; 'n2q-edge doctor' lists them.")] = "auto",
     threads: Annotated[
