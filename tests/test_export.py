@@ -260,12 +260,12 @@ def test_no_source_is_the_released_checkpoint_and_nothing_is_printed(
 ) -> None:
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
     released = models.ReleasedModel(tmp_path / "none.onnx", "", source, sha256)
-    monkeypatch.setattr(models, "released", lambda: released)
+    monkeypatch.setattr(models, "released", lambda _: released)
     again = export.export_model(None, tmp_path / "out.onnx")
     assert capfd.readouterr() == ("", "")
     assert again.source == source
     assert again.sha256 == report.sha256  # the same checkpoint gives the same file
-    monkeypatch.setattr(models, "released", lambda: replace(released, checkpoint_sha256="0" * 64))
+    monkeypatch.setattr(models, "released", lambda _: replace(released, checkpoint_sha256="0" * 64))
     with pytest.raises(ModelError, match="SHA-256"):
         export.export_model(None, tmp_path / "other.onnx")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PICTURED = 3  # of the phantoms: middle noise
+PICTURED = 1  # of the phantoms: middle noise
 PICTURED_DOSE = 0.25
 MAP_COLUMNS = 5
 MEANS_COLUMNS = 4

@@ -36,7 +36,7 @@ from n2q_edge.training.cases import Case, FloatArray, FullDose, make_cases
 from n2q_edge.training.ssim import ssim_map
 
 DRAWS = 8  # noise images of the oracle; with their negatives 16 draws
-PHANTOM_NOISE_HU = (7.0, 8.3, 9.7, 11.5, 13.5, 16.0)  # of the full dose in soft tissue, one phantom each
+PHANTOM_NOISE_HU = (7.0, 10.5, 16.0)  # of the full dose in soft tissue, one phantom each
 VERSION = 1
 
 
