@@ -3,8 +3,8 @@
     python -m benchmarks.ablation --data ../shared/ct --minutes 3        # every variant; resumes
     python -m benchmarks.ablation --data ../shared/ct --only full --only "direct head"
 
-Results go to benchmarks/results/ablation.json as they come; `export/ABLATION.md` is made anew from it. A variant
-that was trained stays in `runs/ablation` and is not trained again.
+Results go to benchmarks/results/ablation.json as they come; `export/ABLATION.md` is made anew from
+it. A variant that was trained stays in `runs/ablation` and is not trained again.
 """
 
 from __future__ import annotations
