@@ -19,7 +19,6 @@ INPUTS = ("slice", "high_pass")
 LEVELS = 5
 SLOPE = 0.2
 DROPOUT = 0.25
-TILE_EDGE = 5  # pixels: half the window of the SSIM
 
 
 def double_conv(inputs: int, outputs: int) -> nn.Sequential:
@@ -83,7 +82,7 @@ class UNet(nn.Module):
         map_logits, dose_logits = self.raw(tiles)
         quality = (map_logits + 1.0) / 2.0
         if self.tile:
-            quality = _from_tiles(_without_edge(quality), hu)
+            quality = _from_tiles(quality, hu)
         if dose_logits is None:
             return (quality,)
         probabilities = dose_logits.softmax(dim=1)
@@ -121,12 +120,6 @@ def _to_tiles(hu: Tensor, side: int) -> Tensor:
     n, _, height, width = hu.shape
     grid = hu.reshape(n, height // side, side, width // side, side)
     return grid.permute(0, 1, 3, 2, 4).reshape(-1, 1, side, side)
-
-
-def _without_edge(quality: Tensor) -> Tensor:
-    """Training gives the outermost pixels of a crop no weight: there a tile repeats what is beside them."""
-    inner = quality[..., TILE_EDGE:-TILE_EDGE, TILE_EDGE:-TILE_EDGE]
-    return F.pad(inner, (TILE_EDGE,) * 4, mode="replicate")
 
 
 def _from_tiles(tiles: Tensor, like: Tensor) -> Tensor:

@@ -41,6 +41,9 @@ class TrainingSettings:
         reduced: share of the samples at half resolution (2x2 means), as the authors' slices are.
         kernel_change: share of the samples given another reconstruction kernel (see `sampling`).
         noisier_twin: share of the samples whose full-dose twin is itself given less dose.
+        contrast_change: share of the samples given another contrast (see `sampling`).
+        ignore_edge: give the outermost 5 pixels of a crop no weight: the network is to predict a slice's map,
+            and there a crop does not show what the SSIM depends on.
         ema: decay of the exponential average of the weights that is kept; 0 keeps the last weights.
         seed: of everything random.
     """
@@ -61,6 +64,8 @@ class TrainingSettings:
     reduced: float = 0.0
     kernel_change: float = 0.0
     noisier_twin: float = 0.0
+    contrast_change: float = 0.0
+    ignore_edge: bool = False
     ema: float = 0.0
     seed: int = 0
 

@@ -29,6 +29,8 @@ CROP_TRIES = 6
 KERNEL_CHANGE = (-0.8, 1.5)  # k of another kernel: high frequencies times 0.2 to 2.5
 KERNEL_WINDOW, KERNEL_SIGMA = 7, 1.0  # pixels
 LEAST_OWN_DOSE = 0.4  # of a twin that is noisier than its scanner's
+CONTRAST_CHANGE = (0.8, 1.25)
+SOFT_TISSUE_HU = 40.0
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,15 @@ class Sampler:
 
     Patients weigh with the square root of their slices, so that one long series does not drown the others.
 
-    Three changes make more scanners of those in the data; each is a linear operation on slice and noise
+    Four changes make more scanners of those in the data; each is a linear operation on slice and noise
     alike, so that the pair stays a true pair:
 
     - `reduced`: half the resolution, as another field of view or the authors' resizing has it;
     - `kernel_change`: another reconstruction kernel. Kernels of one scan differ by a linear filter; here
       x + k (x - Gaussian(x)), smoother for k < 0 and sharper for k > 0;
-    - `noisier_twin`: a full-dose twin that has itself less dose than its scanner gave.
+    - `noisier_twin`: a full-dose twin that has itself less dose than its scanner gave;
+    - `contrast_change`: HU further from those of soft tissue or closer to them, and noise with them, as other
+      tube voltages and patient sizes have it.
     """
 
     def __init__(self, slices: Sequence[CachedSlice], spec: ModelSpec, settings: TrainingSettings) -> None:
@@ -108,7 +112,7 @@ class Sampler:
 
     def _off_the_edge(self, weight: Tensor) -> Tensor:
         """No weight where a crop does not show a network what the SSIM depends on."""
-        if not self.settings.crop:
+        if not self.settings.crop or not self.settings.ignore_edge:
             return weight
         reach = self.spec.ssim.window // 2
         return F.pad(weight[..., reach:-reach, reach:-reach], (reach,) * 4)
@@ -122,6 +126,9 @@ class Sampler:
             full, noise, std = self._halved(full, noise, std)
         if rng.random() < self.settings.kernel_change:
             full, noise, std = _other_kernel(full, noise, std, float(rng.uniform(*KERNEL_CHANGE)))
+        if rng.random() < self.settings.contrast_change:
+            contrast = float(np.exp(rng.uniform(*np.log(CONTRAST_CHANGE))))
+            full, noise, std = _other_contrast(full, noise, std, contrast)
         full = full + np.float32(rng.uniform(-1.0, 1.0) * self.settings.hu_offset)
         turn = (slice(None, None, rng.choice((1, -1))), slice(None, None, rng.choice((1, -1))))
         images = (image[turn] for image in (full, full + noise, std))
@@ -226,6 +233,14 @@ def _other_kernel(
         :, 0
     ].numpy()
     return changed[0], changed[1], std * (changed[1].std() / max(float(noise.std()), 1e-6))
+
+
+def _other_contrast(
+    full: FloatArray, noise: FloatArray, std: FloatArray, contrast: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """HU `contrast` times as far from soft tissue's, and noise and noise level with them."""
+    tissue, factor = np.float32(SOFT_TISSUE_HU), np.float32(contrast)
+    return tissue + factor * (full - tissue), factor * noise, factor * std
 
 
 def _stack(images: list[FloatArray], device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from n2q_edge.network.preprocess import Window
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training import cache
 from n2q_edge.training.recipe import TrainingSettings
-from n2q_edge.training.sampling import Sampler, _other_kernel
+from n2q_edge.training.sampling import Sampler, _other_contrast, _other_kernel
 from n2q_edge.training.ssim import ssim_map
 
 SPEC = ModelSpec(name="t", version="t", network={"class": "compact"})
@@ -84,12 +84,38 @@ def test_levels_are_drawn_from_the_spec(cached_slices: list[cache.CachedSlice]) 
 def test_crops_have_no_weight_where_the_variance_ends_with_the_crop(
     cached_slices: list[cache.CachedSlice],
 ) -> None:
-    """The SSIM's window reaches 5 pixels."""
-    weight = Sampler(cached_slices, SPEC, SETTINGS).batch(np.random.default_rng(0), CPU).weight
+    """The SSIM's window reaches 5 pixels. Only the recipes that ask for it give them no weight."""
+    settings = dataclasses.replace(SETTINGS, ignore_edge=True)
+    weight = Sampler(cached_slices, SPEC, settings).batch(np.random.default_rng(0), CPU).weight
     assert weight[..., 5:-5, 5:-5].min() > 0
     outside = weight.clone()
     outside[..., 5:-5, 5:-5] = 0
     assert outside.sum() == 0
+    assert Sampler(cached_slices, SPEC, SETTINGS).batch(np.random.default_rng(0), CPU).weight.min() > 0
+
+
+def test_another_contrast_changes_slice_and_noise_alike() -> None:
+    """1.2 times as far from 40 HU: fat at -100 comes to 40 - 168 = -128, water at 0 to -8; 10 HU noise to 12."""
+    tissue, ten = np.array([[-100.0, 0.0, 40.0]], np.float32), np.full((1, 3), 10.0, np.float32)
+    full, noise, std = _other_contrast(tissue, ten, ten, 1.2)
+    np.testing.assert_allclose(full, [[-128.0, -8.0, 40.0]], rtol=1e-6)
+    np.testing.assert_allclose(noise, 12.0, rtol=1e-6)
+    np.testing.assert_allclose(std, 12.0, rtol=1e-6)
+
+
+def test_contrasts_are_drawn_when_the_recipe_asks(cached_slices: list[cache.CachedSlice]) -> None:
+    plain, changed = (
+        Sampler(cached_slices[:1], SPEC, dataclasses.replace(SETTINGS, contrast_change=share))
+        for share in (0.0, 1.0)
+    )
+    # A pair turned or not has the same histogram: air at -1000 HU or below tells the contrast, 40 - c * 1040.
+    lowest = [
+        [float(sampler._pair(np.random.default_rng(seed)).full.min()) for seed in range(20)]
+        for sampler in (plain, changed)
+    ]
+    contrasts = (40.0 - np.array(lowest[1])) / (40.0 - np.array(lowest[0]))
+    assert 0.8 <= contrasts.min() < 0.95
+    assert 1.05 < contrasts.max() <= 1.2501
 
 
 def flat_part(images: np.ndarray) -> np.ndarray:
