@@ -95,7 +95,7 @@ def test_crops_have_no_weight_where_the_variance_ends_with_the_crop(
 
 
 def test_another_contrast_changes_slice_and_noise_alike() -> None:
-    """1.2 times as far from 40 HU: fat at -100 comes to 40 - 168 = -128, water at 0 to -8; 10 HU noise to 12."""
+    """1.2 times as far from 40 HU: fat at -100 comes to 40 - 168 = -128, water at 0 to -8."""
     tissue, ten = np.array([[-100.0, 0.0, 40.0]], np.float32), np.full((1, 3), 10.0, np.float32)
     full, noise, std = _other_contrast(tissue, ten, ten, 1.2)
     np.testing.assert_allclose(full, [[-128.0, -8.0, 40.0]], rtol=1e-6)
