@@ -13,8 +13,9 @@ from scipy import ndimage
 
 from n2q_edge import applicability
 from n2q_edge.applicability import OUT_OF_DOMAIN, Deviation, deviations, measure, series_text
-from n2q_edge.assess import NO_BODY, assess
+from n2q_edge.assess import assess
 from n2q_edge.dicom import LoadedSlice, SliceReader, scan
+from n2q_edge.results import NO_BODY
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.scoring import body_mask, global_noise_level
 from n2q_edge.spec import FeatureLimits

@@ -15,9 +15,10 @@ import pytest
 from fakes import FakeRuntime, phantom, write_series
 
 from n2q_edge import crosscheck
-from n2q_edge.assess import Assessment, assess
+from n2q_edge.assess import assess
 from n2q_edge.dicom import scan
 from n2q_edge.report import charts, document, html, overlay
+from n2q_edge.results import Assessment
 from n2q_edge.runtimes.base import FloatArray, Inference
 from n2q_edge.spec import FeatureLimits, ModelSpec
 

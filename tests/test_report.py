@@ -15,12 +15,13 @@ from fakes import FakeRuntime, phantom, write_series
 from rich.console import Console
 
 from n2q_edge import atomic
-from n2q_edge.assess import Assessment, assess
+from n2q_edge.assess import assess
 from n2q_edge.dicom import scan
 from n2q_edge.errors import OutputError
 from n2q_edge.report import document, folder, slices_csv, table
 from n2q_edge.report.machine import describe_machine
 from n2q_edge.report.text import percent, printable, shorten
+from n2q_edge.results import Assessment
 from n2q_edge.runtimes import Runtime, open_model
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.spec import FeatureLimits

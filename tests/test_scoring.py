@@ -101,12 +101,18 @@ def test_quality_scores_are_those_of_the_sorted_pixels(pixels: int) -> None:
 def test_no_scores_without_a_body() -> None:
     empty = np.zeros((8, 8), dtype=bool)
     assert quality_scores(np.ones((8, 8), np.float32), empty) is None
-    assert model_noise(np.ones((8, 8), np.float32), empty) is None
+    tissue = np.full((8, 8), TISSUE_HU, np.float32)
+    assert model_noise(np.ones((8, 8), np.float32), tissue, empty) is None
+    assert model_noise(np.ones((8, 8), np.float32), tissue - 500, ~empty) is None
 
 
-def test_model_noise_is_the_median_in_the_body() -> None:
-    noise = np.array([[1, 2, 30, 500]], np.float32)
-    assert model_noise(noise, np.array([[True, True, True, False]])) == 2
+def test_model_noise_is_the_median_in_the_soft_tissue_of_the_body() -> None:
+    """Blocks of 4x4 pixels: 1, 2, 30, 500 HU outside the body, 900 HU in bone."""
+    noise = np.repeat(np.array([[1, 2, 30, 500, 900]], np.float32), 4, axis=1).repeat(4, axis=0)
+    hu, body = np.full(noise.shape, TISSUE_HU, np.float32), np.ones(noise.shape, bool)
+    body[:, 12:16] = False
+    hu[:, 16:] = 700
+    assert model_noise(noise, hu, body) == 2
 
 
 def test_dose_is_the_most_probable_level_in_percent() -> None:

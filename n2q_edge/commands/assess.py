@@ -13,11 +13,11 @@ from n2q_edge.console import note, results
 from n2q_edge.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from n2q_edge.assess import Assessment
     from n2q_edge.dicom import Inventory
     from n2q_edge.dicom.segmentation import Segmentation
     from n2q_edge.policy import Policy
     from n2q_edge.report.dicom_objects import DicomWriter
+    from n2q_edge.results import Assessment
     from n2q_edge.runtimes.base import Runtime
 
 
@@ -62,7 +62,6 @@ def assess(
 ) -> int:
     """Assess every CT slice found under PATH: quality, dose level, noise, latency."""
     from n2q_edge.assess import assess as assess_all
-    from n2q_edge.assess import tissue_regions
     from n2q_edge.atomic import make_folder
     from n2q_edge.dicom import scan
     from n2q_edge.heap import give_back_freed_memory
@@ -71,6 +70,7 @@ def assess(
     from n2q_edge.report import document
     from n2q_edge.report.folder import write_folder
     from n2q_edge.runtimes import open_model
+    from n2q_edge.slice_result import tissue_regions
 
     if as_json and as_csv:
         raise UsageError("--json and --csv both want stdout: choose one, -o OUT writes both")

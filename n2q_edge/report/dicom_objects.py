@@ -22,7 +22,6 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from n2q_edge.assess import SeriesReport, SliceResult, worst_slices
 from n2q_edge.atomic import make_folder
 from n2q_edge.dicom import codes
 from n2q_edge.dicom.context import NotWrittenError, SourceContext, checking_source, read_context
@@ -40,6 +39,7 @@ from n2q_edge.dicom.structured_report import Algorithm, Group, Value, structured
 from n2q_edge.dicom.write import write_dataset
 from n2q_edge.errors import OutputError, require
 from n2q_edge.policy import Policy
+from n2q_edge.results import SeriesReport, SliceResult, worst_slices
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.spec import ModelSpec
 from n2q_edge.tissue import RegionSummary, summarise_regions

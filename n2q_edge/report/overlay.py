@@ -12,7 +12,7 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.assess import SliceImages
+from n2q_edge.results import SliceImages
 from n2q_edge.scoring import BoolArray, FloatArray
 from n2q_edge.spec import ModelSpec
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from n2q_edge.assess import Assessment, SeriesReport, SliceResult
 from n2q_edge.report.text import printable
+from n2q_edge.results import Assessment, SeriesReport, SliceResult
 from n2q_edge.scoring import to_percent
 
 IDENTITY = ("series", "series_instance_uid", "slice", "sop_instance_uid", "path", "frame", "position_mm")

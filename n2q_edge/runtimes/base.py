@@ -26,7 +26,7 @@ class InferTiming:
 
 @dataclass(frozen=True)
 class Inference:
-    """What a model says about a batch.
+    """What a model says about a batch. The arrays are the caller's: no runtime writes to them again.
 
     Attributes:
         quality_map: float32 [N,1,H,W], predicted SSIM in [0, 1].

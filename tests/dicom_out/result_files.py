@@ -16,10 +16,12 @@ import pytest
 from fakes import FakeRuntime, phantom, write_slice
 from pydicom.dataset import Dataset
 
-from n2q_edge.assess import Assessment, assess, tissue_regions
+from n2q_edge.assess import assess
 from n2q_edge.dicom import scan
 from n2q_edge.report.dicom_objects import DicomWriter
+from n2q_edge.results import Assessment
 from n2q_edge.runtimes.base import FloatArray, Inference
+from n2q_edge.slice_result import tissue_regions
 from n2q_edge.spec import ModelSpec
 
 SERIES_UID = "1.2.826.0.1.3680043.8.498.1"

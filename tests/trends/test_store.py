@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from fakes import FakeRuntime, phantom, write_series
 
-from n2q_edge.assess import Assessment, assess
+from n2q_edge.assess import assess
 from n2q_edge.dicom import scan
 from n2q_edge.errors import OutputError, UsageError
+from n2q_edge.results import Assessment
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.trends import store
 from n2q_edge.trends.store import Appended, append, read, salt_file

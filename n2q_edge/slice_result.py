@@ -1,0 +1,151 @@
+"""One slice and what the model says about it -> its `SliceResult`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from n2q_edge import scoring
+from n2q_edge.applicability import OUT_OF_DOMAIN, Deviation, deviations, measure
+from n2q_edge.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
+from n2q_edge.dicom import LoadedSlice
+from n2q_edge.results import NO_BODY, ModelReason, ModelRejected, SliceImages, SliceResult
+from n2q_edge.runtimes.base import FloatArray, Inference
+from n2q_edge.spec import ModelSpec
+from n2q_edge.timing import StageTimes, now_ms
+from n2q_edge.tissue import Masks, RegionScore, region_scores, tissue_masks
+
+Regions: TypeAlias = Callable[[LoadedSlice, scoring.BoolArray], Masks]
+"""From a slice and its body mask to the masks of the regions to score, by name."""
+
+
+def tissue_regions(loaded: LoadedSlice, mask: scoring.BoolArray) -> Masks:
+    """The tissue classes: the regions where nobody has drawn any."""
+    return tissue_masks(loaded.hu, mask, loaded.pixel_spacing_mm)
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A slice in memory, its place in the series, and when (ms) its reading began."""
+
+    number: int
+    slice: LoadedSlice
+    began: float
+
+    def reject(self, reason: ModelReason, detail: str) -> ModelRejected:
+        """The outcome of a slice that the model could not assess."""
+        ref = self.slice.ref
+        return ModelRejected(ref.path, reason, detail, ref.sop_instance_uid, ref.frame)
+
+
+def slice_result(
+    arrived: Arrived, inference: Inference, row: int, spec: ModelSpec, warm_up: float, regions: Regions
+) -> SliceResult | ModelRejected:
+    """Score one slice.
+
+    Args:
+        arrived: the slice.
+        inference: of the batch it was in.
+        row: its row there.
+        spec: of the model.
+        warm_up: ms it had to wait for warm-ups.
+        regions: what to score beside the whole body.
+    """
+    began = now_ms()
+    loaded = arrived.slice
+    quality_map, noise_map, log_variance = (
+        _picture(output, row, loaded.hu.shape)
+        for output in (inference.quality_map, inference.noise_map, inference.log_variance)
+    )
+    assert quality_map is not None
+    mask = scoring.body_mask(loaded.hu, loaded.pixel_spacing_mm)
+    dose = _dose(inference, row, spec)
+    error = None if log_variance is None else scoring.expected_error(log_variance, mask)
+    if not (_finite(quality_map) and _finite(noise_map) and _all_finite(dose, error)):
+        return arrived.reject(ModelReason.NON_FINITE_OUTPUT, "NaN or infinity in the model's output")
+    quality = scoring.quality_scores(quality_map, mask)
+    noise = scoring.global_noise_level(loaded.hu, mask, loaded.pixel_spacing_mm)
+    model_noise = None if noise_map is None else scoring.model_noise(noise_map, loaded.hu, mask)
+    scores: tuple[RegionScore, ...] = ()
+    if quality:
+        scores = region_scores(quality_map, regions(loaded, mask), loaded.pixel_spacing_mm)
+    strange = _out_of_domain(loaded, mask, noise, spec)
+    found = {
+        NO_BODY: not quality,
+        NOISE_DISAGREEMENT: noise_disagrees(noise, model_noise),
+        OUT_OF_DOMAIN: bool(strange),
+    }
+    return SliceResult(
+        number=arrived.number,
+        ref=loaded.ref,
+        quality=quality,
+        dose=dose if quality else None,
+        noise_hu=noise,
+        model_noise_hu=model_noise,
+        expected_error=error,
+        flags=(*loaded.ref.flags, *(flag for flag, holds in found.items() if holds)),
+        times=_times(arrived, inference, began, now_ms(), warm_up),
+        images=SliceImages(loaded.hu, quality_map, mask, noise_map),
+        regions=scores,
+        out_of_domain=strange,
+    )
+
+
+def _picture(output: FloatArray | None, row: int, shape: tuple[int, ...]) -> FloatArray | None:
+    """One slice [H,W] of a batch's output [N,1,H',W'], without the padding."""
+    if output is None:
+        return None
+    picture = output[row, 0, : shape[0], : shape[1]]
+    # Or keeping one slice's picture would keep those of the whole batch.
+    return picture if len(output) == 1 else picture.copy()
+
+
+def _dose(inference: Inference, row: int, spec: ModelSpec) -> scoring.Dose | None:
+    probabilities = inference.dose_probabilities
+    return None if probabilities is None else scoring.dose_scores(probabilities[row], spec.dose_levels)
+
+
+def _finite(picture: FloatArray | None) -> bool:
+    """Whether no value is NaN or infinite: either shows in the extremes."""
+    return picture is None or (math.isfinite(picture.min()) and math.isfinite(picture.max()))
+
+
+def _all_finite(dose: scoring.Dose | None, error: float | None) -> bool:
+    numbers = (*(dose.probabilities if dose else ()), *(() if error is None else (error,)))
+    return all(math.isfinite(number) for number in numbers)
+
+
+def _out_of_domain(
+    loaded: LoadedSlice, mask: scoring.BoolArray, noise_hu: float | None, spec: ModelSpec
+) -> tuple[Deviation, ...] | None:
+    if spec.domain is None:
+        return None
+    spacing, thickness = loaded.pixel_spacing_mm, loaded.ref.slice_thickness_mm
+    return deviations(measure(loaded.hu, mask, spacing, thickness, noise_hu), spec.domain)
+
+
+def _times(
+    arrived: Arrived, inference: Inference, scoring_began: float, ended: float, warm_up: float
+) -> StageTimes:
+    """Stage times of one slice; the `warm_up` (ms) that it had to wait for is taken out."""
+    timing, batch = inference.timing, len(inference.quality_map)
+    total = ended - arrived.began - warm_up
+    infer, score = timing.total / batch, ended - scoring_began
+    read, decode = arrived.slice.read_ms, arrived.slice.decode_ms
+
+    def share(milliseconds: float | None) -> float | None:
+        return None if milliseconds is None else milliseconds / batch
+
+    return StageTimes(
+        read=read,
+        decode=decode,
+        wait=max(0.0, total - read - decode - infer - score),
+        infer=infer,
+        h2d=share(timing.h2d),
+        compute=share(timing.compute),
+        d2h=share(timing.d2h),
+        score=score,
+        total=total,
+    )
