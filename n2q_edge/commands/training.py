@@ -12,7 +12,9 @@ from n2q_edge.errors import ExitCode
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. export/n2q.toml.")],
+    recipes: Annotated[
+        list[Path], typer.Argument(metavar="RECIPE", help="Recipes, e.g. export/n2q.toml or export/*.toml.")
+    ],
     data: Annotated[
         list[Path] | None, typer.Option(help="A folder of CT series; give it as often as needed.")
     ] = None,
@@ -27,14 +29,14 @@ def train(
     ] = 0.25,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Folder of checkpoint and metrics; the recipe's if not given."),
+        typer.Option("-o", "--out", help="Folder of checkpoints and metrics; the recipe's if not given."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the noise cache and the run's state.")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Go on where the last run was interrupted.")] = True,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="End the schedule after this much training time (processor time on a CPU)."),
+        typer.Option(min=0, help="Training time of each system (processor time on a CPU), if not all steps."),
     ] = None,
     start_from: Annotated[
         Path | None,
@@ -48,12 +50,16 @@ def train(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
 ) -> int:
-    """Train a system on simulated or measured low doses of CT series, and evaluate it on other patients."""
+    """Train systems on simulated or measured low doses of CT series, and evaluate them on other patients.
+
+    Goes on where it was interrupted: finished systems are not trained again.
+    """
     from n2q_edge.errors import require
     from n2q_edge.progress import gauge
 
     require("torch", "train")
     from n2q_edge.training.pairs import MeasuredPairs
+    from n2q_edge.training.recipe import load_recipe
     from n2q_edge.training.train import train as run_training
 
     def on_slice(done: int, total: int, left_out: str | None) -> None:
@@ -61,26 +67,29 @@ def train(
         if left_out and not quiet:
             note(f"left out: {left_out}")
 
-    with gauge(quiet=quiet) as show:
-        result = run_training(
-            recipe,
-            data or [],
-            pairs=MeasuredPairs(*pairs, low_dose) if pairs else None,
-            out=out,
-            runs=runs,
-            device=device,
-            minutes=minutes,
-            start_from=start_from,
-            evaluation=evaluation,
-            compiled=compiled,
-            resume=resume,
-            on_slice=on_slice,
-            on_step=lambda progress: show(progress.fraction, f"step {progress.step}"),
-            on_stage=lambda stage: None if quiet else note(stage),
-        )
-    with results():
-        print(result.checkpoint)
-        print(result.metrics_file)
+    for recipe in recipes:
+        load_recipe(recipe)  # what is wrong with the last is said before the first is trained
+    for recipe in recipes:
+        with gauge(quiet=quiet) as show:
+            result = run_training(
+                recipe,
+                data or [],
+                pairs=MeasuredPairs(*pairs, low_dose) if pairs else None,
+                out=out,
+                runs=runs,
+                device=device,
+                minutes=minutes,
+                start_from=start_from,
+                evaluation=evaluation,
+                compiled=compiled,
+                resume=resume,
+                on_slice=on_slice,
+                on_step=lambda progress: show(progress.fraction, f"step {progress.step}"),
+                on_stage=lambda stage: None if quiet else note(stage),
+            )
+        with results():
+            print(result.checkpoint)
+            print(result.metrics_file)
     return int(ExitCode.OK)
 
 

@@ -94,6 +94,7 @@ def train(
     tell = on_stage or (lambda stage: None)
     if not data and not pairs:
         raise UsageError("nothing to train on: give --data or --pairs")
+    origin = checkpoint.load(start_from) if start_from else None
     tell("collecting slices")
     stored = cache or runs / "cache"
     slices = collect(data, stored, on_slice) if data else []
@@ -105,7 +106,6 @@ def train(
         state_file.unlink(missing_ok=True)
     tell(f"training {recipe.spec.name} on {len(training)} slices ({where})")
     sampler = Sampler(training, recipe.spec, recipe.training)
-    origin = checkpoint.load(start_from) if start_from else None
     run = fit(
         recipe,
         sampler,

@@ -1,4 +1,4 @@
-"""A cache of two small synthetic slices."""
+"""A cache of two small synthetic slices, and a recipe that is trained in no time."""
 
 import numpy as np
 import pytest
@@ -29,3 +29,25 @@ def cached_slices(tmp_path_factory: pytest.TempPathFactory) -> list[cache.Cached
         cache.store(folder, cache.SourceSlice(f"slice-{n}", f"patient-{n}", split, 3.2, cylinder(n)))
         for n, split in enumerate(("train", "test"))
     ]
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> str:
+    """The TOML of a network named `tiny`, version 7, that trains for four steps."""
+    return """
+[model]
+name = "tiny"
+version = "7"
+outputs = ["quality_map", "dose_probabilities", "noise_map"]
+[network]
+class = "compact"
+widths = [8, 8, 8]
+blocks = [0, 0, 0]
+[training]
+steps = 4
+batch = 2
+crop = 64
+doses = "continuous"
+noise_weight = 0.1
+ema = 0.9
+"""

@@ -232,40 +232,31 @@ def test_entries_of_older_caches_have_six_quantum_images(cached_slices: list[cac
     assert loaded.quantum_images == 6
 
 
-RECIPE = """
-[model]
-name = "tiny"
-version = "1"
-outputs = ["quality_map", "dose_probabilities", "noise_map"]
-[network]
-class = "compact"
-widths = [8, 8, 8]
-blocks = [0, 0, 0]
-[training]
-steps = 2
-batch = 2
-crop = 64
-doses = "continuous"
-noise_weight = 0.1
-"""
+Train = Callable[..., int]
 
 
-def train(folder: Path, *arguments: str | Path) -> int:
-    recipe = folder / "tiny.toml"
-    recipe.write_text(RECIPE)
-    options = [*map(str, arguments), "--runs", str(folder / "runs"), "--device", "cpu"]
-    return main(["train", str(recipe), *options])
+@pytest.fixture
+def train(tiny_recipe: str, tmp_path: Path) -> Train:
+    """`n2q-edge train` of the tiny recipe, with further arguments."""
+
+    def run(*arguments: str | Path) -> int:
+        recipe = tmp_path / "tiny.toml"
+        recipe.write_text(tiny_recipe)
+        options = [*map(str, arguments), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+        return main(["train", str(recipe), *options])
+
+    return run
 
 
 def test_training_on_pairs(
-    scans: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scans: tuple[Path, Path], train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full, low = scans
     kept = tmp_path / "low"
     kept.mkdir()
     for name, path in enumerate(sorted(low.rglob("*.dcm"))[1:]):  # without one of the training patient's
         (kept / f"{name}.dcm").write_bytes(path.read_bytes())
-    assert train(tmp_path, "--pairs", full, kept, "--low-dose", "0.25") == ExitCode.OK
+    assert train("--pairs", full, kept, "--low-dose", "0.25") == ExitCode.OK
     said = capsys.readouterr().err
     assert said.count("left out: ") == 1
     assert "no low-dose slice within 0.1 mm" in said
@@ -280,14 +271,12 @@ def test_training_on_pairs(
 
 
 def test_a_dose_in_percent_is_refused(
-    scans: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scans: tuple[Path, Path], train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(tmp_path, "--pairs", *scans, "--low-dose", "25") == ExitCode.USAGE
+    assert train("--pairs", *scans, "--low-dose", "25") == ExitCode.USAGE
     assert "--low-dose 25: give the fraction" in capsys.readouterr().err
 
 
-def test_without_data_there_is_nothing_to_train_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train(tmp_path) == ExitCode.USAGE
+def test_without_data_there_is_nothing_to_train_on(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train() == ExitCode.USAGE
     assert "give --data or --pairs" in capsys.readouterr().err

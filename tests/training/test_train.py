@@ -14,24 +14,6 @@ from n2q_edge.cli import main
 from n2q_edge.errors import ExitCode
 from n2q_edge.simulation.series import PhantomScan, write_scan
 
-RECIPE = """
-[model]
-name = "tiny"
-version = "7"
-outputs = ["quality_map", "dose_probabilities", "noise_map"]
-[network]
-class = "compact"
-widths = [8, 8, 8]
-blocks = [0, 0, 0]
-[training]
-steps = 4
-batch = 2
-crop = 64
-doses = "continuous"
-noise_weight = 0.1
-ema = 0.9
-"""
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,9 +32,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(data: Path, tiny_recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.toml").write_text(RECIPE)
+    (folder / "tiny.toml").write_text(tiny_recipe)
     arguments = ["train", str(folder / "tiny.toml"), "--data", str(data), "--runs", str(folder / "runs")]
     assert main([*arguments, "--device", "cpu", "--quiet"]) == ExitCode.OK
     return folder
@@ -131,3 +113,24 @@ def test_a_training_can_begin_with_a_checkpoint(trained: Path, data: Path) -> No
     before = checkpoint.load(trained / "tiny.safetensors")[1]
     distance = max(float((weights[name] - before[name]).abs().max()) for name in before)
     assert 0 < distance < 0.05
+
+
+def test_several_recipes_by_one_command(
+    tiny_recipe: str, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each with its own state and checkpoint; a wrong one stops all before the first is trained."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(tiny_recipe.replace('"tiny"', f'"{name}"'))
+    recipes = [str(tmp_path / f"{name}.toml") for name in ("one", "two")]
+    options = ["--data", str(data), "--runs", str(tmp_path / "runs"), "--no-evaluation", "--device", "cpu"]
+    assert main(["train", *recipes, *options, "--quiet"]) == ExitCode.OK
+    assert capsys.readouterr().out.splitlines() == [
+        str(tmp_path / f"{name}{end}") for name in ("one", "two") for end in (".safetensors", ".metrics.json")
+    ]
+    assert [checkpoint.load(tmp_path / f"{name}.safetensors")[0].name for name in ("one", "two")] == [
+        "one",
+        "two",
+    ]
+    (tmp_path / "one.safetensors").unlink()
+    assert main(["train", *recipes, str(tmp_path / "none.toml"), *options]) == ExitCode.MODEL
+    assert not (tmp_path / "one.safetensors").exists()
