@@ -36,8 +36,8 @@ COARSE_CELLS = 128  # the body is found on a grid of about this many cells a sid
 HISTOGRAM_BINS = 20  # of `Quality.histogram`
 
 SOFT_TISSUE_HU = (0.0, 170.0)
-ERROR_STRIDE = 8  # pixels: finer than that no model here tells its error
-MODEL_NOISE_STRIDE = 4
+MODEL_STRIDE = 8  # pixels: finer than that no model here tells its noise or its error
+_CELLS = np.s_[MODEL_STRIDE // 2 :: MODEL_STRIDE, MODEL_STRIDE // 2 :: MODEL_STRIDE]
 NOISE_PATCH_MM = 6.0
 NOISE_STRIDE = 2
 MIN_SOFT_TISSUE_MM2 = 1000.0
@@ -208,10 +208,9 @@ def soft_tissue(hu: FloatArray, mask: BoolArray) -> BoolArray:
 def model_noise(noise_map: FloatArray, hu: FloatArray, mask: BoolArray) -> float | None:
     """Median in HU of a model's own noise map [H,W] over the soft tissue of a body; None without any.
 
-    Every fourth pixel of every fourth row is asked: noise maps are smooth.
+    One pixel of every 8x8 is asked.
     """
-    coarse = np.s_[::MODEL_NOISE_STRIDE, ::MODEL_NOISE_STRIDE]
-    values = noise_map[coarse][soft_tissue(hu[coarse], mask[coarse])]
+    values = noise_map[_CELLS][soft_tissue(hu[_CELLS], mask[_CELLS])]
     return float(np.median(values)) if values.size else None
 
 
@@ -222,8 +221,7 @@ def expected_error(log_variance: FloatArray, mask: BoolArray) -> float | None:
         log_variance: [H,W], log of the variance of the map's error.
         mask: [H,W].
     """
-    cells = np.s_[ERROR_STRIDE // 2 :: ERROR_STRIDE, ERROR_STRIDE // 2 :: ERROR_STRIDE]
-    inside = log_variance[cells][mask[cells]]
+    inside = log_variance[_CELLS][mask[_CELLS]]
     return float(np.sqrt(np.exp(inside, dtype=np.float64).mean())) if inside.size else None
 
 

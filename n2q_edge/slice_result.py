@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from n2q_edge import scoring
 from n2q_edge.applicability import OUT_OF_DOMAIN, Deviation, deviations, measure
 from n2q_edge.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
@@ -108,8 +110,9 @@ def _dose(inference: Inference, row: int, spec: ModelSpec) -> scoring.Dose | Non
 
 
 def _finite(picture: FloatArray | None) -> bool:
-    """Whether no value is NaN or infinite: either shows in the extremes."""
-    return picture is None or (math.isfinite(picture.min()) and math.isfinite(picture.max()))
+    """Whether no value is NaN or infinite: either shows in the sum."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return picture is None or math.isfinite(picture.sum())
 
 
 def _all_finite(dose: scoring.Dose | None, error: float | None) -> bool:

@@ -107,11 +107,11 @@ def test_no_scores_without_a_body() -> None:
 
 
 def test_model_noise_is_the_median_in_the_soft_tissue_of_the_body() -> None:
-    """Blocks of 4x4 pixels: 1, 2, 30, 500 HU outside the body, 900 HU in bone."""
-    noise = np.repeat(np.array([[1, 2, 30, 500, 900]], np.float32), 4, axis=1).repeat(4, axis=0)
+    """Blocks of 8x8 pixels: 1, 2, 30, 500 HU outside the body, 900 HU in bone."""
+    noise = np.repeat(np.array([[1, 2, 30, 500, 900]], np.float32), 8, axis=1).repeat(8, axis=0)
     hu, body = np.full(noise.shape, TISSUE_HU, np.float32), np.ones(noise.shape, bool)
-    body[:, 12:16] = False
-    hu[:, 16:] = 700
+    body[:, 24:32] = False
+    hu[:, 32:] = 700
     assert model_noise(noise, hu, body) == 2
 
 
