@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from n2q_edge.errors import UsageError
 from n2q_edge.network import build
+from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.training.losses import joint_loss
 from n2q_edge.training.recipe import Recipe, TrainingSettings
 from n2q_edge.training.sampling import Batch, Sampler
@@ -88,7 +90,7 @@ def fit(
         on_step: called after every step.
 
     Raises:
-        UsageError: `start` does not fit.
+        UsageError: `start` does not fit, or the loss cannot be compiled.
         KeyboardInterrupt: after the state was saved.
     """
     settings = recipe.training
@@ -149,7 +151,13 @@ def _loss(
     if not compiled:
         return loss_of
     fast: LossOf = torch.compile(loss_of)
-    fast(sampler.batch(np.random.default_rng(settings.seed), device))["total"].backward()  # type: ignore[no-untyped-call]
+    batch = sampler.batch(np.random.default_rng(settings.seed), device)
+    try:
+        fast(batch)["total"].backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # compilers raise many kinds, and wrong code of theirs any
+        raise UsageError(
+            f"torch.compile fails on this network ({first_line(error)}): train without --compile"
+        ) from None
     return fast
 
 

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from n2q_edge.errors import ModelError
+from n2q_edge.errors import ModelError, UsageError
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.loop import Progress, fit
@@ -52,6 +52,21 @@ def test_the_loss_falls(cached_slices: list[CachedSlice], tmp_path: Path) -> Non
     assert [entry["step"] for entry in history] == [25, 50, 75, 100]
     assert history[-1]["map"] < 0.8 * history[0]["map"]
     assert history[-1]["noise"] < history[0]["noise"]
+
+
+def test_a_loss_that_cannot_be_compiled_is_a_clear_error(
+    cached_slices: list[CachedSlice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler may raise anything, and what it compiled may, too."""
+
+    def broken(*_: object) -> None:
+        raise UnboundLocalError("cannot access local variable 'relu_17'")
+
+    monkeypatch.setattr(torch, "compile", lambda loss: broken)
+    one = recipe(2)
+    sampler = Sampler(cached_slices, one.spec, one.training)
+    with pytest.raises(UsageError, match="'relu_17'.*: train without --compile"):
+        fit(one, sampler, tmp_path / "state", device=CPU, compiled=True)
 
 
 def test_the_loss_of_the_expected_error_has_a_floor() -> None:
