@@ -34,6 +34,7 @@ def recipe(steps: int, **settings: object) -> Recipe:
             "doses": "continuous",
             "noise_weight": 0.1,
             "ema": 0.9,
+            "ignore_edge": True,
             **settings,
         }  # type: ignore[arg-type]
     )
@@ -65,7 +66,7 @@ def test_a_loss_that_cannot_be_compiled_is_a_clear_error(
     monkeypatch.setattr(torch, "compile", lambda loss: broken)
     one = recipe(2)
     sampler = Sampler(cached_slices, one.spec, one.training)
-    with pytest.raises(UsageError, match="'relu_17'.*: train without --compile"):
+    with pytest.raises(UsageError, match=r"'relu_17'.*: train without --compile"):
         fit(one, sampler, tmp_path / "state", device=CPU, compiled=True)
 
 
