@@ -31,9 +31,9 @@ from n2q_edge.scoring import body_mask, global_noise_level
 from n2q_edge.simulation.noise import inserted_noise
 from n2q_edge.spec import HU_MAX, HU_MIN
 from n2q_edge.training.cache import CachedSlice
+from n2q_edge.training.cases import cases
 from n2q_edge.training.data import TEST, TRAIN, collect, of_split
 from n2q_edge.training.domain import MARGIN, Domain, Example, examples, features_of, learn
-from n2q_edge.training.evaluate import cases
 
 MARGINS = (0.05, 0.10, MARGIN, 0.20, 0.25)
 DOSES = (0.75, 0.5, 0.25, 0.1, 0.05)
@@ -132,7 +132,7 @@ def errors(slices: Sequence[CachedSlice], domain: Domain, runtime: Runtime) -> d
         strange = deviations(cached_features(item, np.asarray(item.hu(), dtype=np.float32)), domain)
         name = f"{item.split}, {'flagged' if strange else 'not flagged'}"
         for case in cases([item], runtime.spec):
-            predicted = runtime.infer(case.hu[None, None]).quality_map[0, 0]
+            predicted = runtime.infer(case.scan.hu[None, None]).quality_map[0, 0]
             difference = (predicted - case.quality)[case.body]
             found[name].append((abs(float(difference.mean())), float(np.abs(difference).mean())))
     return {

@@ -217,7 +217,7 @@ def torch_way(network: Any, name: str) -> Way:
     from n2q_edge.precision import in_precision
 
     kind, precision = name.split()
-    model = in_precision(copy.deepcopy(network).eval(), precision).cuda()
+    model: Any = in_precision(copy.deepcopy(network).eval(), precision).cuda()
     if kind == "compile":
         model = torch.compile(model, mode="max-autotune-no-cudagraphs")
     facts = {"name": "torch", "version": torch.__version__, "kind": kind, "precision": precision}

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import pydicom
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 
 from n2q_edge.report.machine import describe_machine
 
@@ -32,7 +32,7 @@ def make_series(source: Path, folder: Path, count: int) -> None:
     folder.mkdir()
     template = pydicom.dcmread(source)
     place, mark = "-7777.777", f"{UID_ROOT}{'9' * 20}"
-    template.SOPInstanceUID = template.file_meta.MediaStorageSOPInstanceUID = mark
+    template.SOPInstanceUID = template.file_meta.MediaStorageSOPInstanceUID = UID(mark)
     template.SeriesInstanceUID = generate_uid()
     template.ImagePositionPatient = [*template.ImagePositionPatient[:2], place]
     written = io.BytesIO()

@@ -61,18 +61,16 @@ def measure(runtime: Runtime, folder: Path, split: str) -> Iterator[dict[str, An
             verdict = policy.judge({}, [quality.mean]).verdict
             row["verdict"] = verdict.value if verdict else "not judged"
             if inference.noise_map is not None:
-                soft = scoring.soft_tissue(hu, mask)
-                row["model_noise"] = scoring.model_noise(inference.noise_map[0, 0], soft)
+                row["model_noise"] = scoring.model_noise(inference.noise_map[0, 0], hu, mask)
             yield row
         for name, altered in alterations(full).items():
             inference = runtime.infer(altered[None, None])
             if inference.noise_map is not None:
-                soft = scoring.soft_tissue(altered, mask)
                 yield {
                     "patient": entry.patient,
                     "altered": name,
                     "noise": scoring.global_noise_level(altered, mask, spacing),
-                    "model_noise": scoring.model_noise(inference.noise_map[0, 0], soft),
+                    "model_noise": scoring.model_noise(inference.noise_map[0, 0], altered, mask),
                 }
 
 

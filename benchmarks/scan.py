@@ -21,7 +21,7 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from n2q_edge.bench import document, sensors
 from n2q_edge.bench.statistics import summarise
@@ -42,7 +42,7 @@ def template() -> bytes:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = SLICE_MARK
+    ds.file_meta.MediaStorageSOPInstanceUID = UID(SLICE_MARK)
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     _identity(ds)
     _acquisition(ds)

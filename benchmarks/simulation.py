@@ -316,7 +316,8 @@ def draw(phantoms: list[dict[str, Any]], series: list[dict[str, Any]]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 10.5), layout="constrained")
-    pictures, curves, patients = figure.subfigures(3, 1, height_ratios=(1.05, 1, 1))
+    parts: Any = figure.subfigures(3, 1, height_ratios=(1.05, 1, 1))
+    pictures, curves, patients = parts
     _draw_pictures(pictures.subplots(1, 3), phantoms[-1])
     left, *middle = curves.subplots(1, 1 + len(phantoms))
     _draw_noise(left, phantoms)

@@ -6,11 +6,11 @@ the arithmetic, on a slice whose noise the resizing has changed.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage
 import torch
 from skimage.filters import gaussian
 from skimage.transform import downscale_local_mean, resize
@@ -25,7 +25,8 @@ def prepare(options: dict[str, Any]) -> tuple[MapOf, str]:
     file = Path(options["checkpoint"])
     spec, network = checkpoint.load_network(file, file.read_bytes())
     network.eval()
-    network.encode_input = lambda channels: channels  # the channels are made below, outside the network
+    # The channels are made below, outside the network.
+    network.encode_input = lambda channels: channels  # type: ignore[assignment]
     low, side = spec.window_center - spec.window_width / 2, options["side"]
 
     def map_of(hu: np.ndarray) -> np.ndarray:
@@ -37,7 +38,7 @@ def prepare(options: dict[str, Any]) -> tuple[MapOf, str]:
             quality, _ = network(torch.from_numpy(channels.astype(np.float32)))
         return quality[0, 0].numpy()
 
-    return map_of, f"torch {torch.__version__} eager, skimage {skimage.__version__}"
+    return map_of, f"torch {torch.__version__} eager, skimage {version('scikit-image')}"
 
 
 def high_pass(image: np.ndarray) -> np.ndarray:
