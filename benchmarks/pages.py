@@ -1,4 +1,4 @@
-"""The pages made of benchmarks/results/*.json: TABLE.md (for the README) and machines.md, and the plots.
+"""The pages made of benchmarks/results/*.json: TABLE.md, the README's tables and machines.md, and the plots.
 
 python -m benchmarks.pages
 """
@@ -19,6 +19,8 @@ from n2q_edge.bench.page import Work, devices, machines_page, markdown_table
 
 RESULTS = prepare.ROOT / "benchmarks" / "results"
 DEVICES = prepare.ROOT / "benchmarks" / "devices.toml"
+README = prepare.ROOT / "README.md"
+BEGIN, END = "<!-- speed: made by make bench -->", "<!-- end -->"
 OURS = ("ep", "es")
 OTHERS = (("a", "(a)"), ("b", "(b)"), ("c", "(c)"), ("d", "(d)"))
 
@@ -70,7 +72,21 @@ def _load(document: Document) -> str:
 # --- against others
 
 
-def _against(document: Document) -> str:
+def readme_part(results: Mapping[str, Document], name: str) -> str:
+    """What the README shows of one machine: the comparison and the targets."""
+    kinds = ("against", "decode", "roofline", "startup", "scan", "memory")
+    targets = _targets({kind: results.get(f"{kind}-{name}") for kind in kinds})
+    return f"{_against_table(results[f'against-{name}'])}\n{targets.split(chr(10), 2)[2]}"
+
+
+def write_readme(part: str) -> None:
+    """Put the tables between their marks in the README."""
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END, 1)[1]
+    write_text(README, f"{before}{BEGIN}\n{part}{END}{after}")
+
+
+def _against_table(document: Document) -> str:
     rows = [
         [
             f"{_letter(row['key'])} {row['what']}",
@@ -94,6 +110,10 @@ def _against(document: Document) -> str:
         "MiB",
         "map off by",
     ]
+    return markdown_table(header, rows)
+
+
+def _against(document: Document) -> str:
     ours = [_times_faster(row) for row in document["rows"] if row["key"] in OURS]
     return (
         "### Against what people would use instead\n\n"
@@ -101,7 +121,7 @@ def _against(document: Document) -> str:
         "and the highest. Whole slice: from the file to the map; with n2q-edge also mask, scores and noise. "
         "Map off by: mean (largest) distance from PyTorch in SSIM. Weights of N2Q: "
         f"{document['weights']}.\n\n"
-        f"{markdown_table(header, rows)}\n"
+        f"{_against_table(document)}\n"
         f"n2q-edge with a released model is this many times faster than N2Q:\n\n{''.join(ours)}"
     )
 
@@ -369,6 +389,8 @@ def main() -> None:
     listed = devices(_toml(DEVICES))
     write_text(options.results / "machines.md", machines_page(benches, listed, works(results, options.name)))
     plots(results, options.results, options.name)
+    if options.results == RESULTS:
+        write_readme(readme_part(results, options.name))
     print(options.results / "TABLE.md")
 
 

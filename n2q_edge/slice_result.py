@@ -57,11 +57,12 @@ def slice_result(
     """
     began = now_ms()
     loaded = arrived.slice
-    quality_map, noise_map, log_variance = (
-        _picture(output, row, loaded.hu.shape)
-        for output in (inference.quality_map, inference.noise_map, inference.log_variance)
-    )
-    assert quality_map is not None
+    height, width = loaded.hu.shape
+    crop = np.s_[row, 0, :height, :width]
+    # Copies: kept outputs would be holes in the runtime's memory, and one slice's would be the whole batch's.
+    quality_map = inference.quality_map[crop].copy()
+    noise_map = None if inference.noise_map is None else inference.noise_map[crop].copy()
+    log_variance = None if inference.log_variance is None else inference.log_variance[crop]
     mask = scoring.body_mask(loaded.hu, loaded.pixel_spacing_mm)
     dose = _dose(inference, row, spec)
     error = None if log_variance is None else scoring.expected_error(log_variance, mask)
@@ -93,15 +94,6 @@ def slice_result(
         regions=scores,
         out_of_domain=strange,
     )
-
-
-def _picture(output: FloatArray | None, row: int, shape: tuple[int, ...]) -> FloatArray | None:
-    """One slice [H,W] of a batch's output [N,1,H',W'], without the padding."""
-    if output is None:
-        return None
-    picture = output[row, 0, : shape[0], : shape[1]]
-    # Or keeping one slice's picture would keep those of the whole batch.
-    return picture if len(output) == 1 else picture.copy()
 
 
 def _dose(inference: Inference, row: int, spec: ModelSpec) -> scoring.Dose | None:
