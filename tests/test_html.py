@@ -48,7 +48,7 @@ def page(*folders: Path, runtime: FakeRuntime | None = None) -> str:
 
 
 def to_html(run: Assessment) -> str:
-    return html.to_html(document.build(run, worst=2), run)
+    return "".join(html.html_pieces(document.build(run, worst=2), run))
 
 
 class Reader(HTMLParser):

@@ -35,7 +35,8 @@ def write_folder(assessment: Assessment, built: dict[str, Any], folder: Path) ->
     _remove_old_pictures(folder)
     write_file(folder / "report.json", (piece.encode("ascii") for piece in document.json_pieces(built)))
     write_file(folder / "slices.csv", slices_csv.to_csv(assessment).encode("utf-8"))
-    write_file(folder / "report.html", html.to_html(built, assessment).encode("utf-8"))
+    page = html.html_pieces(built, assessment)
+    write_file(folder / "report.html", (piece.encode("utf-8") for piece in page))
     return [
         path
         for report in assessment.series

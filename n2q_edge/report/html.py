@@ -6,7 +6,7 @@ Its numbers are those of the JSON document; only the pictures come from the asse
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -17,7 +17,7 @@ from n2q_edge.dicom.reasons import Reason
 from n2q_edge.dicom.records import SERIES_FLAGS, SLICE_FLAGS
 from n2q_edge.report.charts import Axis, Plot, axis
 from n2q_edge.report.overlay import bar_colours, pictures
-from n2q_edge.report.page import capital, data_uri, render
+from n2q_edge.report.page import capital, data_uri, render_pieces
 from n2q_edge.report.text import number, percent
 from n2q_edge.results import NO_BODY, Assessment, ModelReason, SeriesReport
 from n2q_edge.spec import ModelSpec
@@ -63,8 +63,8 @@ STAGES = {
 }
 
 
-def to_html(document: dict[str, Any], assessment: Assessment) -> str:
-    """The page.
+def html_pieces(document: dict[str, Any], assessment: Assessment) -> Iterator[str]:
+    """The page, piece by piece: a series of thousands of slices need not be in memory as a whole.
 
     Args:
         document: the run's JSON document.
@@ -77,7 +77,7 @@ def to_html(document: dict[str, Any], assessment: Assessment) -> str:
         for entry in document["series"]
         if entry["slices"]
     ]
-    return render(
+    return render_pieces(
         "report.html.j2",
         {
             "document": document,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from markupsafe import Markup
 
 from n2q_edge.report.text import printable
 
+PIECE = 1000  # expressions of a template at a time
 VERDICTS = {
     "usable": ("good", "✓", "Usable", "meets the standard"),
     "usable_does_not_meet": ("fair", "!", "Usable", "does not meet the standard"),
@@ -20,7 +21,12 @@ VERDICTS = {
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """Fill a template of `templates/`; every value is escaped, control characters too.
+    """Fill a template; see `render_pieces`."""
+    return "".join(render_pieces(template, context))
+
+
+def render_pieces(template: str, context: Mapping[str, Any]) -> Iterator[str]:
+    """Fill a template of `templates/` piece by piece; every value is escaped, control characters too.
 
     Args:
         template: file name.
@@ -36,7 +42,9 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    return environment.get_template(template).render(verdicts=VERDICTS, **context)
+    stream = environment.get_template(template).stream(verdicts=VERDICTS, **context)
+    stream.enable_buffering(PIECE)
+    return stream
 
 
 def data_uri(kind: str, data: bytes) -> Markup:
