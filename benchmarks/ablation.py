@@ -15,11 +15,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marks import fill
+
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "export" / "n2q-small.toml"
 RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
 PAGE = ROOT / "export" / "ABLATION.md"
-BEGIN, END = "<!-- begin: python -m benchmarks.ablation -->", "<!-- end -->"
+BEGIN = "<!-- begin: python -m benchmarks.ablation -->"
 
 VARIANTS: dict[str, dict[str, str]] = {
     "full": {},
@@ -97,13 +99,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_page(results: dict[str, Any]) -> None:
-    """Put the table between the marks of the page."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, action="append", required=True)
@@ -117,7 +112,7 @@ def main() -> None:
         known[name] = metrics
         ordered = {variant: known[variant] for variant in VARIANTS if variant in known}
         RESULTS.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
-        write_page(ordered)
+        fill(PAGE, BEGIN, table(ordered))
         print(name, json.dumps(metrics["body"]), json.dumps(metrics["slice"]), flush=True)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import prepare
+from benchmarks.marks import fill
 from n2q_edge.atomic import write_text
 from n2q_edge.bench.document import KIND
 from n2q_edge.bench.page import Work, devices, machines_page, markdown_table
@@ -20,7 +21,7 @@ from n2q_edge.bench.page import Work, devices, machines_page, markdown_table
 RESULTS = prepare.ROOT / "benchmarks" / "results"
 DEVICES = prepare.ROOT / "benchmarks" / "devices.toml"
 README = prepare.ROOT / "README.md"
-BEGIN, END = "<!-- speed: made by make bench -->", "<!-- end -->"
+SPEED = "<!-- speed: made by make bench -->"
 OURS = ("ep", "es")
 OTHERS = (("a", "(a)"), ("b", "(b)"), ("c", "(c)"), ("d", "(d)"))
 
@@ -50,8 +51,13 @@ def table_page(results: Mapping[str, Document], name: str) -> str:
     found = [(make, results[f"{kind}-{name}"]) for kind, make in sections if f"{kind}-{name}" in results]
     parts.append(_machine(found[0][1]))
     parts += [make(document) for make, document in found]
-    parts.append(_targets({kind: results.get(f"{kind}-{name}") for kind, _ in sections}))
+    parts.append(f"### Targets\n\n{_targets(results, name)}")
     return "\n".join(parts)
+
+
+def readme_part(results: Mapping[str, Document], name: str) -> str:
+    """What the README shows of one machine: the comparison and the targets."""
+    return f"{_against_table(results[f'against-{name}'])}\n{_targets(results, name)}"
 
 
 def _machine(document: Document) -> str:
@@ -70,20 +76,6 @@ def _load(document: Document) -> str:
 
 
 # --- against others
-
-
-def readme_part(results: Mapping[str, Document], name: str) -> str:
-    """What the README shows of one machine: the comparison and the targets."""
-    kinds = ("against", "decode", "roofline", "startup", "scan", "memory")
-    targets = _targets({kind: results.get(f"{kind}-{name}") for kind in kinds})
-    return f"{_against_table(results[f'against-{name}'])}\n{targets.split(chr(10), 2)[2]}"
-
-
-def write_readme(part: str) -> None:
-    """Put the tables between their marks in the README."""
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END, 1)[1]
-    write_text(README, f"{before}{BEGIN}\n{part}{END}{after}")
 
 
 def _against_table(document: Document) -> str:
@@ -267,10 +259,12 @@ def _memory(document: Document) -> str:
 # --- targets
 
 
-def _targets(found: Mapping[str, Document | None]) -> str:
+def _targets(results: Mapping[str, Document], name: str) -> str:
     """What this project set out for, and what was measured; a target without its result is left out."""
+    kinds = ("against", "decode", "roofline", "startup", "scan", "memory")
+    found = {kind: results.get(f"{kind}-{name}") for kind in kinds}
     rows = [row for check in (_faster, _near_floor, _throughput, _light) for row in check(found)]
-    return f"### Targets\n\n{markdown_table(['target', 'wanted', 'measured', ''], rows)}"
+    return markdown_table(["target", "wanted", "measured", ""], rows)
 
 
 def _target(what: str, wanted: str, measured: str, met: bool) -> list[str]:
@@ -390,7 +384,7 @@ def main() -> None:
     write_text(options.results / "machines.md", machines_page(benches, listed, works(results, options.name)))
     plots(results, options.results, options.name)
     if options.results == RESULTS:
-        write_readme(readme_part(results, options.name))
+        fill(README, SPEED, readme_part(results, options.name))
     print(options.results / "TABLE.md")
 
 

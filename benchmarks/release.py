@@ -16,12 +16,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marks import fill
 from n2q_edge.export import export_model
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPORT, MODELS = ROOT / "export", ROOT / "n2q_edge" / "models"
 FIGURES, DOSES = "<!-- figures of {} -->", "<!-- figures of {} by dose -->"
-END = "<!-- end -->"
 
 ROWS = (
     ("pixels in the body: mean absolute error, SSIM", "body.mae"),
@@ -74,12 +74,9 @@ def write_tables(name: str) -> None:
     """Put a model's tables between their marks in its card, and into the README if that shows it."""
     test = json.loads((EXPORT / f"{name}.metrics.json").read_text(encoding="utf-8"))["test"]
     for page in (EXPORT / f"{name}.md", ROOT / "README.md"):
-        text = page.read_text(encoding="utf-8")
         for mark, table in ((FIGURES.format(name), figures(test)), (DOSES.format(name), by_dose(test))):
-            if mark in text:
-                before, rest = text.split(mark, 1)
-                text = f"{before}{mark}\n{table}\n{END}{rest.split(END, 1)[1]}"
-        page.write_text(text, encoding="utf-8")
+            if mark in page.read_text(encoding="utf-8"):
+                fill(page, mark, table)
 
 
 def release(name: str) -> dict[str, str]:
