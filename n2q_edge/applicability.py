@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.scoring import TYPICAL_SPACING, BoolArray, FloatArray, Spacing
+from n2q_edge.scoring import TYPICAL_SPACING, BoolArray, FloatArray, Spacing, block_means
 from n2q_edge.spec import FeatureLimits
 
 OUT_OF_DOMAIN = "out_of_domain"
@@ -246,7 +246,7 @@ def measure(
     hu, body = hu[tiles], body[tiles]
     if hu.size == 0:
         return features
-    blocks = _block_means(hu)
+    blocks = block_means(hu, BLOCK)
     inside = body[1::BLOCK, 1::BLOCK] & body[2::BLOCK, 2::BLOCK]
     features |= _tissue_shares(blocks[inside])
     correlation = _noise_correlation(hu, blocks, inside)
@@ -321,15 +321,3 @@ def _plane() -> NDArray[np.float32]:
 
 
 _PLANE = _plane()
-
-
-def _block_means(hu: FloatArray) -> FloatArray:
-    """Means of `BLOCK` x `BLOCK` pixels of an image of whole blocks."""
-    rows = hu[0::BLOCK].copy()
-    for offset in range(1, BLOCK):
-        rows += hu[offset::BLOCK]
-    cells = rows[:, 0::BLOCK].copy()
-    for offset in range(1, BLOCK):
-        cells += rows[:, offset::BLOCK]
-    means: FloatArray = cells / np.float32(BLOCK * BLOCK)
-    return means

@@ -92,7 +92,7 @@ def body_mask(hu: FloatArray, pixel_spacing_mm: Spacing) -> BoolArray:
     """
     height, width = hu.shape
     block = max(1, min(height, width) // COARSE_CELLS)
-    dense = _block_means(hu, block) > BODY_HU
+    dense = block_means(hu, block) > BODY_HU
     if block > 1 or min(height, width) >= COARSE_CELLS // 2:
         dense = _opened(dense)
     mask = np.zeros(hu.shape, dtype=bool)
@@ -310,7 +310,7 @@ def _odd(size: float) -> int:
     return max(3, 2 * round((size - 1) / 2) + 1)
 
 
-def _block_means(image: FloatArray, block: int) -> FloatArray:
+def block_means(image: FloatArray, block: int) -> FloatArray:
     """Means of `block` x `block` pixels; an incomplete last row or column is filled by repeating the edge."""
     height, width = image.shape
     if height % block or width % block:
