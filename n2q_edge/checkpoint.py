@@ -46,13 +46,21 @@ def load(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
         MissingDependencyError: torch or safetensors is not installed.
         ModelError: missing, truncated, foreign, without a spec, or a pickle that holds more than tensors.
     """
+    return parse(path, read(path))
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a checkpoint file.
+
+    Raises:
+        ModelError: missing or not readable.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"checkpoint {path} does not exist") from None
     except OSError as error:
         raise ModelError(f"checkpoint {path} cannot be read: {error.strerror}") from None
-    return parse(path, data)
 
 
 def parse(path: Path, data: bytes) -> tuple[ModelSpec, dict[str, Tensor]]:

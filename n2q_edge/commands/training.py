@@ -40,7 +40,11 @@ def train(
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option(help="Begin with this checkpoint of a compact network, pruned if it is wider."),
+        typer.Option(help="Begin with this checkpoint of a compact network, pruned or enlarged to fit."),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Learn from this checkpoint's quality maps, too: for small compact networks."),
     ] = None,
     evaluation: Annotated[
         bool, typer.Option("--evaluation/--no-evaluation", help="Evaluate on the patients held out.")
@@ -80,6 +84,7 @@ def train(
                 device=device,
                 minutes=minutes,
                 start_from=start_from,
+                teacher=teacher,
                 evaluation=evaluation,
                 compiled=compiled,
                 resume=resume,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from n2q_edge.errors import UsageError
 from n2q_edge.network import build
+from n2q_edge.network.compact import CompactNet
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.training.losses import joint_loss
 from n2q_edge.training.recipe import Recipe, TrainingSettings
@@ -74,6 +75,7 @@ def fit(
     minutes: float | None = None,
     compiled: bool = False,
     start: Mapping[str, Tensor] | None = None,
+    teacher: CompactNet | None = None,
     on_step: OnStep | None = None,
 ) -> Run:
     """Train until the schedule ends.
@@ -87,6 +89,7 @@ def fit(
         compiled: compile the loss with torch.compile (needs a C++ compiler): a minute or two of preparation,
             which no budget counts, for a quarter less time a step with compact networks; none with the U-Net.
         start: weights of another compact network to begin with; a state file outranks them.
+        teacher: a trained network on the device, to learn from; see `losses.joint_loss`.
         on_step: called after every step.
 
     Raises:
@@ -107,7 +110,13 @@ def fit(
     pending: list[dict[str, float]] = []
     last_save = time.perf_counter()
     run.network.train()
-    loss_of = _loss(run, sampler, settings, device, compiled)
+
+    def eager(batch: Batch) -> dict[str, Tensor]:
+        return joint_loss(run.network, batch, settings, teacher)
+
+    loss_of: LossOf = eager
+    if compiled:
+        loss_of = _compiled(eager, sampler.batch(np.random.default_rng(settings.seed), device))
     try:
         while run.progress.fraction < 1.0:
             started = clock()
@@ -140,18 +149,9 @@ def _start(recipe: Recipe, device: torch.device) -> Run:
     return Run(network, average, optimizer, Progress())
 
 
-def _loss(
-    run: Run, sampler: Sampler, settings: TrainingSettings, device: torch.device, compiled: bool
-) -> LossOf:
-    """The loss of a batch; a compiled one has been compiled."""
-
-    def loss_of(batch: Batch) -> dict[str, Tensor]:
-        return joint_loss(run.network, batch, settings)
-
-    if not compiled:
-        return loss_of
+def _compiled(loss_of: LossOf, batch: Batch) -> LossOf:
+    """The loss, compiled: a batch is tried."""
     fast: LossOf = torch.compile(loss_of)
-    batch = sampler.batch(np.random.default_rng(settings.seed), device)
     try:
         fast(batch)["total"].backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # compilers raise many kinds, and wrong code of theirs any

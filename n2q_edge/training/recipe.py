@@ -151,5 +151,8 @@ def load_recipe(path: Path) -> Recipe:
             export=ExportSettings(**export),
             lower_precision={name: ExportSettings(**settings) for name, settings in lower.items()},
         )
-    except (TypeError, KeyError) as error:
-        raise ModelError(f"{path}: {error}") from None
+    except KeyError as error:
+        raise ModelError(f"{path}: has no table [{error.args[0]}]") from None
+    except TypeError as error:
+        fault = str(error).split("() ", 1)[-1]  # of the constructor of a table: which field is wrong
+        raise ModelError(f"{path}: {fault}") from None

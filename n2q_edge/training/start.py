@@ -4,6 +4,9 @@ A narrower network begins with the most important channels of a wider one. Chann
 another along the residual paths of a stage are one stream and are chosen together. The importance of a
 channel is its share of the absolute weights in every layer that writes or reads it (after Li et al.,
 "Pruning filters for efficient ConvNets", ICLR 2017).
+
+A wider or deeper network begins as the same function (after Chen et al., "Net2Net", ICLR 2016): no channel of
+the other network reads a new channel yet, and a new residual block adds nothing yet.
 """
 
 from __future__ import annotations
@@ -33,38 +36,44 @@ STREAMS: dict[str, tuple[str | None, str | None]] = {
 
 
 def inherit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a compact network the weights of another one of the same layers, as wide or wider.
+    """Give a compact network the weights of another one, of any widths and of no more residual blocks.
 
     Raises:
-        UsageError: the layers differ, or the other network is narrower.
+        UsageError: other layers than residual blocks differ, or the other network has more of them.
     """
-    own = network.state_dict()
-    if set(own) != set(weights) or any(name.rsplit(".", 1)[0] not in _layers(own) for name in own):
-        raise UsageError("--start-from takes a checkpoint of a compact network with the recipe's blocks")
-    layers = {name: _streams(name) for name in _layers(own)}
+    own = network.state_dict()  # shares its memory with the network
+    added = {_layer(name) for name in set(own) - set(weights)}
+    if set(weights) - set(own) or not all(map(_in_block, added)) or not all(map(_has_streams, own)):
+        raise UsageError(
+            "--start-from takes a checkpoint of a compact network with no more than the recipe's blocks"
+        )
+    layers = {layer: _streams(layer) for layer in dict.fromkeys(map(_layer, weights))}
     kept = {}
     for stream in {stream for pair in layers.values() for stream in pair if stream}:
-        width = _width(stream, layers, own)
         importance = _importance(stream, layers, weights)
-        if width > importance.numel():
-            raise UsageError("--start-from takes a checkpoint of a network as wide as the recipe's or wider")
+        width = min(_width(stream, layers, own), importance.numel())
         kept[stream] = importance.topk(width).indices.sort().values
-    for name in own:
-        layer, kind = name.rsplit(".", 1)
-        writes, reads = layers[layer]
-        chosen = weights[name]
-        if writes:
-            chosen = chosen[kept[writes]]
-        if reads and kind == "weight":
+    for name, other in weights.items():
+        writes, reads = layers[_layer(name)]
+        chosen = other[kept[writes]] if writes else other
+        into = own[name][: len(chosen)]
+        if reads and name.endswith(".weight"):
             chosen = chosen[:, kept[reads]]
-        own[name] = chosen.clone()
-    network.load_state_dict(own)
+            into[:, chosen.shape[1] :] = 0.0
+            into = into[:, : chosen.shape[1]]
+        into.copy_(chosen)
 
 
-def _layers(weights: Mapping[str, Tensor]) -> list[str]:
-    """Names of the layers that have streams."""
-    names = dict.fromkeys(name.rsplit(".", 1)[0] for name in weights)
-    return [name for name in names if name in STREAMS or name.endswith((".first", ".second"))]
+def _layer(name: str) -> str:
+    return name.rsplit(".", 1)[0]
+
+
+def _in_block(layer: str) -> bool:
+    return layer.endswith((".first", ".second"))
+
+
+def _has_streams(name: str) -> bool:
+    return _layer(name) in STREAMS or _in_block(_layer(name))
 
 
 def _streams(layer: str) -> tuple[str | None, str | None]:

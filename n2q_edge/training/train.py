@@ -14,6 +14,9 @@ import torch
 from n2q_edge import __version__, checkpoint
 from n2q_edge.atomic import write_file
 from n2q_edge.errors import UsageError
+from n2q_edge.network import build
+from n2q_edge.network.compact import CompactNet
+from n2q_edge.spec import ModelSpec
 from n2q_edge.training import domain
 from n2q_edge.training.answers import torch_predictor
 from n2q_edge.training.cache import CachedSlice
@@ -61,6 +64,7 @@ def train(
     device: str = "auto",
     minutes: float | None = None,
     start_from: Path | None = None,
+    teacher: Path | None = None,
     resume: bool = True,
     on_slice: OnSlice | None = None,
     on_step: OnStep | None = None,
@@ -79,7 +83,8 @@ def train(
         compiled: compile the loss with torch.compile; see `fit`.
         device: `auto`, `cpu` or `cuda`.
         minutes: end the schedule after this much training time.
-        start_from: a checkpoint of a compact network, as wide or wider, to begin with (see `start`).
+        start_from: a checkpoint of a compact network to begin with (see `start`).
+        teacher: a checkpoint of a compact network to learn from (see `losses.joint_loss`).
         resume: go on from the run's state if there is one; False starts again.
         on_slice: progress of filling the cache.
         on_step: progress of training.
@@ -95,6 +100,7 @@ def train(
     if not data and not pairs:
         raise UsageError("nothing to train on: give --data or --pairs")
     origin = checkpoint.load(start_from) if start_from else None
+    master = _teacher(recipe, teacher, where) if teacher else None
     tell("collecting slices")
     stored = cache or runs / "cache"
     slices = collect(data, stored, on_slice) if data else []
@@ -114,6 +120,7 @@ def train(
         minutes=minutes,
         compiled=compiled,
         start=origin[1] if origin else None,
+        teacher=master[1] if master else None,
         on_step=on_step,
     )
     metrics = None
@@ -127,8 +134,25 @@ def train(
     facts = {"simulation": "; ".join(made)}
     if origin:
         facts["started_from"] = f"{origin[0].name} {origin[0].version}"
+    if master:
+        facts["teacher"] = f"{master[0].name} {master[0].version}"
     tell("measuring what the training slices are like")
     return _write(recipe, out or recipe.path.parent, run, metrics, training, facts)
+
+
+def _teacher(recipe: Recipe, file: Path, device: torch.device) -> tuple[ModelSpec, CompactNet]:
+    """The network of a checkpoint that is to teach the recipe's.
+
+    Raises:
+        UsageError: one of the two is not a compact network, or their maps are not of the same thing.
+    """
+    spec, network = checkpoint.load_network(file, checkpoint.read(file))
+    if not isinstance(network, CompactNet) or not isinstance(build(recipe.spec), CompactNet):
+        raise UsageError("--teacher takes a checkpoint of a compact network, for recipes of compact networks")
+    own = recipe.spec
+    if (spec.window_center, spec.window_width, spec.ssim) != (own.window_center, own.window_width, own.ssim):
+        raise UsageError("--teacher takes a checkpoint with the recipe's display window and SSIM")
+    return spec, network.to(device).eval()
 
 
 def _write(

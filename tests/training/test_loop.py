@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from n2q_edge.errors import ModelError, UsageError
+from n2q_edge.network import build
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.loop import Progress, fit
-from n2q_edge.training.losses import SMALLEST_LOG_VARIANCE, _variance_loss
+from n2q_edge.training.losses import SMALLEST_LOG_VARIANCE, _variance_loss, joint_loss
 from n2q_edge.training.recipe import ExportSettings, Recipe, TrainingSettings, load_recipe
 from n2q_edge.training.sampling import Sampler
 
@@ -82,6 +84,18 @@ def test_the_loss_of_the_expected_error_has_a_floor() -> None:
     assert found.item() == pytest.approx(0.5 * 0.25)
 
 
+def test_half_of_the_map_loss_is_the_distance_to_the_teacher(cached_slices: list[CachedSlice]) -> None:
+    """To itself a network has none, so that half of the loss is left."""
+    one = recipe(1)
+    network = build(one.spec)
+    batch = Sampler(cached_slices, one.spec, one.training).batch(np.random.default_rng(0), CPU)
+    with torch.no_grad():
+        alone = float(joint_loss(network, batch, one.training)["map"])
+        taught = float(joint_loss(network, batch, one.training, teacher=network)["map"])
+    assert alone > 0
+    assert taught == pytest.approx(alone / 2)
+
+
 def test_an_interrupted_run_ends_like_an_unbroken_one(
     cached_slices: list[CachedSlice], tmp_path: Path
 ) -> None:
@@ -132,7 +146,11 @@ def test_every_recipe_in_the_project_loads(path: Path) -> None:
     ("text", "message"),
     [
         ("[model", "not a TOML recipe"),
-        ("[model]\nname='x'\nversion='1'\n[network]\nclass='unet'\n", "training"),
+        ("[model]\nname='x'\nversion='1'\n[network]\nclass='unet'\n", r"has no table \[training\]"),
+        (
+            "[model]\nname='x'\n[network]\nclass='unet'\n[training]\nsteps=1\nbatch=1",
+            "toml: missing 1 required .* 'version'",
+        ),
         ("[extra]\n", "unknown table 'extra'"),
         (
             "[model]\nname='x'\nversion='1'\n[network]\nclass='unet'\n[training]\nsteps=1\nbatch=1\nmap_loss='l3'",

@@ -1,4 +1,4 @@
-"""Weights of a wider network in a narrower one."""
+"""Weights of one network in another: narrower, wider or deeper."""
 
 import pytest
 
@@ -45,12 +45,42 @@ def test_channels_that_do_nothing_are_the_ones_left_out() -> None:
             assert torch.allclose(expected, actual, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("source", "message"), [(network((8, 8, 8), (0, 1, 2)), "blocks"), (network((8, 8, 4)), "wide")]
-)
-def test_other_networks_are_refused(source: torch.nn.Module, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        inherit(network((8, 8, 8)), source.state_dict())
+@pytest.mark.parametrize(("widths", "blocks"), [((12, 8, 20), (1, 1, 2)), ((12, 16, 24), (3, 2, 2))])
+def test_a_larger_network_begins_as_the_same_function(
+    widths: tuple[int, int, int], blocks: tuple[int, int, int]
+) -> None:
+    source = network((8, 8, 16))
+    larger = build(
+        ModelSpec("t", "t", {"class": "compact", "widths": widths, "blocks": blocks, "merge": True})
+    )
+    inherit(larger, source.state_dict())
+    hu = 200.0 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for expected, actual in zip(source(hu), larger.eval()(hu), strict=True):
+            assert torch.allclose(expected, actual, atol=1e-5)
+
+
+def test_new_channels_learn() -> None:
+    """What they write is not nothing, or no gradient would ever reach them."""
+    source = network((8, 8, 16))
+    larger = build(ModelSpec("t", "t", {"class": "compact", "widths": (12, 8, 16), "merge": True}))
+    inherit(larger, source.state_dict())
+    larger(200.0 * torch.randn(1, 1, 64, 64))[0].sum().backward()
+    gradient = dict(larger.named_parameters())["down_middle.weight"].grad
+    assert gradient is not None
+    assert (gradient[:, 8:].abs().sum(dim=(0, 2, 3)) > 0).all()
+
+
+def test_a_network_of_fewer_blocks_is_refused() -> None:
+    with pytest.raises(UsageError, match="blocks"):
+        inherit(network((8, 8, 8), (0, 1, 2)), network((8, 8, 8)).state_dict())
+
+
+def test_another_layer_is_not_a_block() -> None:
+    """A refinement of the middle stage would not begin as nothing."""
+    plain = build(ModelSpec("t", "t", {"class": "compact", "widths": (8, 8, 8)}))
+    with pytest.raises(UsageError, match="blocks"):
+        inherit(network((8, 8, 8)), plain.state_dict())
 
 
 def test_a_unet_is_refused() -> None:

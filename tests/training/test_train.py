@@ -115,6 +115,24 @@ def test_a_training_can_begin_with_a_checkpoint(trained: Path, data: Path) -> No
     assert 0 < distance < 0.05
 
 
+def test_a_network_learns_from_a_teacher(
+    trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The card says so; another kind of network is refused."""
+    (trained / "pupil.toml").write_text((trained / "tiny.toml").read_text().replace('"tiny"', '"pupil"'))
+    options = ["--data", str(data), "--runs", str(trained / "runs"), "--no-evaluation", "--device", "cpu"]
+    teacher = ["--teacher", str(trained / "tiny.safetensors"), "--quiet"]
+    assert main(["train", str(trained / "pupil.toml"), *options, *teacher]) == ExitCode.OK
+    assert checkpoint.load(trained / "pupil.safetensors")[0].training["teacher"] == "tiny 7"
+    unet = {"model": ("name = 'u'", "version = '1'"), "network": ("class = 'unet'",)}
+    tables = {**unet, "training": ("steps = 1", "batch = 1")}
+    text = "".join("\n".join([f"[{name}]", *lines, ""]) for name, lines in tables.items())
+    (trained / "unet.toml").write_text(text)
+    capsys.readouterr()
+    assert main(["train", str(trained / "unet.toml"), *options, *teacher]) == ExitCode.USAGE
+    assert "--teacher takes a checkpoint of a compact network" in capsys.readouterr().err
+
+
 def test_several_recipes_by_one_command(
     tiny_recipe: str, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
