@@ -46,8 +46,8 @@ ENTRIES = (
     Entry("c", "onnxruntime_default", "n2q", "ONNX Runtime, defaults"),
     Entry("d", "openvino_default", "n2q", "OpenVINO, defaults"),
     Entry("e", "ours", "n2q", "n2q-edge"),
-    Entry("cp", "onnxruntime_default", "n2q-plus", "ONNX Runtime, defaults"),
-    Entry("dp", "openvino_default", "n2q-plus", "OpenVINO, defaults"),
+    Entry("cs", "onnxruntime_default", "n2q-small", "ONNX Runtime, defaults"),
+    Entry("ds", "openvino_default", "n2q-small", "OpenVINO, defaults"),
     Entry("ep", "ours", "n2q-plus", "n2q-edge"),
     Entry("es", "ours", "n2q-small", "n2q-edge"),
 )

@@ -1,0 +1,105 @@
+"""What limits a released model: its size and training, or the patients it has seen?
+
+Three errors on one slice of each patient at five doses: on the training patients, on those held out, and on
+those held out with the mean quality of every slice put right (by a shift of the map's logit). The first two
+differ by what more patients would bring, the last two by what is unknown about a slice as a whole: how noisy
+its scanner's full dose is.
+
+    python -m benchmarks.limits --data ../shared/ct     # also writes its table of export/n2q-plus.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+
+from benchmarks.marks import fill
+from n2q_edge.report.machine import describe_machine
+from n2q_edge.runtimes import open_model
+from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.training.cache import CachedSlice
+from n2q_edge.training.cases import cases
+from n2q_edge.training.data import TEST, TRAIN, collect, of_split
+from n2q_edge.training.systems import per_patient
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "limits.json"
+PAGE = ROOT / "export" / "n2q-plus.md"
+BEGIN = "<!-- begin: python -m benchmarks.limits -->"
+MODELS = ("n2q-small", "n2q-plus")
+SMALLEST = 1e-4  # from 0 and 1: the logit is finite
+LARGEST_SHIFT = 12.0
+
+
+def put_right(quality: FloatArray, mean: float) -> FloatArray:
+    """A map's values with this mean, by a shift of their logit."""
+    values = logit(np.clip(quality.astype(np.float64), SMALLEST, 1 - SMALLEST))
+    shift = brentq(lambda by: float(expit(values + by).mean()) - mean, -LARGEST_SHIFT, LARGEST_SHIFT)
+    return np.asarray(expit(values + shift), dtype=np.float32)
+
+
+def errors(slices: list[CachedSlice], runtime: Runtime) -> dict[str, float]:
+    """Mean absolute errors: of body pixels, of slice means, of body pixels with the right slice means."""
+    pixels, absolute, corrected, means = 0, 0.0, 0.0, []
+    for item in slices:
+        for case in cases([item], runtime.spec):
+            predicted = runtime.infer(case.scan.hu[None, None]).quality_map[0, 0][case.body]
+            true = case.quality[case.body]
+            mean = float(true.mean(dtype=np.float64))
+            pixels += true.size
+            absolute += float(np.abs(predicted - true).sum(dtype=np.float64))
+            corrected += float(np.abs(put_right(predicted, mean) - true).sum(dtype=np.float64))
+            means.append(abs(float(predicted.mean(dtype=np.float64)) - mean))
+    return {
+        "slices": len(slices),
+        "body_mae": absolute / pixels,
+        "slice_mae": float(np.mean(means)),
+        "body_mae_right_means": corrected / pixels,
+    }
+
+
+def table(models: dict[str, dict[str, Any]]) -> str:
+    """The Markdown table."""
+    lines = [
+        "| mean absolute error, a slice of each patient | " + " | ".join(models) + " |",
+        "|---|" + "---:|" * len(models),
+    ]
+    for text, split, name in (
+        ("body pixels, patients held out", TEST, "body_mae"),
+        ("body pixels, patients held out, slice means put right", TEST, "body_mae_right_means"),
+        ("body pixels, training patients", TRAIN, "body_mae"),
+        ("slice means, patients held out", TEST, "slice_mae"),
+        ("slice means, training patients", TRAIN, "slice_mae"),
+    ):
+        cells = " | ".join(f"{found[split][name]:.3f}" for found in models.values())
+        lines.append(f"| {text} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument(
+        "--runs", type=Path, default=ROOT / "runs", help="its folder 'cache' is the noise cache"
+    )
+    options = parser.parse_args()
+    slices = collect(options.data, options.runs / "cache")
+    chosen = {split: per_patient(list(of_split(slices, split)), 1) for split in (TEST, TRAIN)}
+    models: dict[str, dict[str, Any]] = {}
+    for name in MODELS:
+        with open_model(Path(name)) as runtime:
+            models[name] = {split: errors(own, runtime) for split, own in chosen.items()}
+        print(name, json.dumps(models[name], indent=1), flush=True)
+    result = {"machine": describe_machine(), "models": models}
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    fill(PAGE, BEGIN, table(models))
+
+
+if __name__ == "__main__":
+    main()
