@@ -6,6 +6,7 @@ differ by what more patients would bring, the last two by what is unknown about 
 its scanner's full dose is.
 
     python -m benchmarks.limits --data ../shared/ct     # also writes its table of export/n2q-plus.md
+    python -m benchmarks.limits --data ../shared/ct --model other.safetensors     # prints
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def table(models: dict[str, dict[str, Any]]) -> str:
         ("body pixels, patients held out", TEST, "body_mae"),
         ("body pixels, patients held out, slice means put right", TEST, "body_mae_right_means"),
         ("body pixels, training patients", TRAIN, "body_mae"),
+        ("body pixels, training patients, slice means put right", TRAIN, "body_mae_right_means"),
         ("slice means, patients held out", TEST, "slice_mae"),
         ("slice means, training patients", TRAIN, "slice_mae"),
     ):
@@ -88,14 +90,20 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, default=ROOT / "runs", help="its folder 'cache' is the noise cache"
     )
+    parser.add_argument(
+        "--model", type=Path, action="append", help="instead of the released ones; repeatable"
+    )
     options = parser.parse_args()
     slices = collect(options.data, options.runs / "cache")
     chosen = {split: per_patient(list(of_split(slices, split)), 1) for split in (TEST, TRAIN)}
     models: dict[str, dict[str, Any]] = {}
-    for name in MODELS:
-        with open_model(Path(name)) as runtime:
+    for path in options.model or map(Path, MODELS):
+        with open_model(path) as runtime:
+            name = path.name
             models[name] = {split: errors(own, runtime) for split, own in chosen.items()}
         print(name, json.dumps(models[name], indent=1), flush=True)
+    if options.model:
+        return
     result = {"machine": describe_machine(), "models": models}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     fill(PAGE, BEGIN, table(models))
