@@ -9,13 +9,13 @@ made from it. A variant that was trained stays in `runs/ablation` and is not tra
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from benchmarks.marks import fill
+from benchmarks.slices import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "export" / "n2q-small.toml"
@@ -100,12 +100,10 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs")
-    parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--only", action="append", choices=list(VARIANTS))
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--minutes", type=float, default=2.0)
+    arguments.add_argument("--only", action="append", choices=list(VARIANTS))
+    options = arguments.parse_args()
     for name in options.only or VARIANTS:
         metrics = train_variant(name, options.data, options.runs, options.minutes)
         known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -1,9 +1,9 @@
 """What limits a released model: its size and training, or the patients it has seen?
 
-Three errors on one slice of each patient at five doses: on the training patients, on those held out, and on
-those held out with the mean quality of every slice put right (by a shift of the map's logit). The first two
-differ by what more patients would bring, the last two by what is unknown about a slice as a whole: how noisy
-its scanner's full dose is.
+Errors on one slice of each patient at five doses, of the training patients and of those held out, and the
+same with the mean quality of every slice put right (by a shift of the map's logit). Training patients show
+what more patients would bring, right means what is unknown about a slice as a whole: how noisy its scanner's
+full dose is.
 
     python -m benchmarks.limits --data ../shared/ct     # also writes its table of export/n2q-plus.md
     python -m benchmarks.limits --data ../shared/ct --model other.safetensors     # prints
@@ -11,7 +11,6 @@ its scanner's full dose is.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,19 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from benchmarks.marks import fill
+from benchmarks.slices import one_a_patient, parser
+from n2q_edge.models import names
 from n2q_edge.report.machine import describe_machine
 from n2q_edge.runtimes import open_model
 from n2q_edge.runtimes.base import FloatArray, Runtime
 from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.cases import cases
-from n2q_edge.training.data import TEST, TRAIN, collect, of_split
-from n2q_edge.training.systems import per_patient
+from n2q_edge.training.data import TEST, TRAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "limits.json"
 PAGE = ROOT / "export" / "n2q-plus.md"
 BEGIN = "<!-- begin: python -m benchmarks.limits -->"
-MODELS = ("n2q-small", "n2q-plus")
 SMALLEST = 1e-4  # from 0 and 1: the logit is finite
 LARGEST_SHIFT = 12.0
 
@@ -85,21 +84,16 @@ def table(models: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument(
-        "--runs", type=Path, default=ROOT / "runs", help="its folder 'cache' is the noise cache"
-    )
-    parser.add_argument(
+    arguments = parser(__doc__)
+    arguments.add_argument(
         "--model", type=Path, action="append", help="instead of the released ones; repeatable"
     )
-    options = parser.parse_args()
-    slices = collect(options.data, options.runs / "cache")
-    chosen = {split: per_patient(list(of_split(slices, split)), 1) for split in (TEST, TRAIN)}
+    options = arguments.parse_args()
+    chosen = one_a_patient(options, TEST, TRAIN)
     models: dict[str, dict[str, Any]] = {}
-    for path in options.model or map(Path, MODELS):
+    for path in options.model or map(Path, names()):
+        name = path.name
         with open_model(path) as runtime:
-            name = path.name
             models[name] = {split: errors(own, runtime) for split, own in chosen.items()}
         print(name, json.dumps(models[name], indent=1), flush=True)
     if options.model:

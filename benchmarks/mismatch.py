@@ -10,7 +10,6 @@ of the simulator would fail.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,22 +20,23 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.marks import fill
+from benchmarks.slices import one_a_patient, parser
+from n2q_edge.models import names
 from n2q_edge.report.machine import describe_machine
 from n2q_edge.runtimes import open_model
 from n2q_edge.runtimes.base import FloatArray, Runtime
-from n2q_edge.simulation.noise import NoiseBasis, inserted_noise
+from n2q_edge.scoring import body_mask
+from n2q_edge.spec import ModelSpec
 from n2q_edge.training.answers import Prediction, Predictor, answer_with
 from n2q_edge.training.cache import STD_BLOCK, CachedSlice
-from n2q_edge.training.cases import Case, FullDose, make_cases, regions
-from n2q_edge.training.data import TEST, collect, of_split
+from n2q_edge.training.cases import Case, FullDose, Scan, full_dose, level_noise, make_cases
+from n2q_edge.training.data import TEST
 from n2q_edge.training.scores import score, summary
-from n2q_edge.training.systems import per_patient
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "mismatch.json"
 PAGE = ROOT / "docs" / "simulation.md"
 BEGIN = "<!-- begin: python -m benchmarks.mismatch -->"
-MODELS = ("n2q-small", "n2q-plus")
 TEXTURE_SIGMA = 1.0  # pixels
 
 Change = Callable[[FloatArray, CachedSlice], FloatArray]
@@ -63,17 +63,21 @@ def outward(growth: float) -> Change:
     return change
 
 
+def quantum_std(item: CachedSlice) -> FloatArray:
+    """Local standard deviation [H,W] of the slice's quantum noise."""
+    return np.asarray(ndimage.zoom(np.asarray(item.noise_std()[0]), STD_BLOCK, order=1))
+
+
 def even(noise: FloatArray, item: CachedSlice) -> FloatArray:
     """Equally strong everywhere."""
-    local = ndimage.zoom(np.asarray(item.noise_std()[0]), STD_BLOCK, order=1)
+    local = quantum_std(item)
     return np.asarray(noise / np.maximum(local, local.mean() / 10))
 
 
 def white(noise: FloatArray, item: CachedSlice) -> FloatArray:
     """Without correlation between pixels, as strong as before in every place."""
-    local = ndimage.zoom(np.asarray(item.noise_std()[0]), STD_BLOCK, order=1)
     draws = np.random.default_rng((1, int(item.key, 16))).standard_normal(noise.shape, dtype=np.float32)
-    return np.asarray(draws * local)
+    return np.asarray(draws * quantum_std(item))
 
 
 def same(noise: FloatArray, _: CachedSlice) -> FloatArray:
@@ -96,26 +100,24 @@ CHANGES: dict[str, tuple[Change, float]] = {
 
 
 def changed_noise(
-    item: CachedSlice, runtime: Runtime, change: Change, electronic: float
+    item: CachedSlice, full: FullDose, spec: ModelSpec, change: Change, electronic: float
 ) -> Iterator[FloatArray]:
-    """The noise of every dose level, drawn as `training.cases` draws it, then changed."""
-    basis: NoiseBasis = item.basis()
+    """The noise of every dose level as evaluation draws it, changed."""
+    basis = item.basis()
     basis = replace(basis, electronic=basis.electronic * np.float32(electronic))
-    body, _ = regions(np.asarray(item.hu(), dtype=np.float32), item.pixel_mm, runtime.spec)
-    for level, dose in enumerate(runtime.spec.dose_levels):
-        rng = np.random.default_rng((0, int(item.key, 16), level))
-        noise = inserted_noise(basis, dose, rng)
+    body = body_mask(full.hu, (full.pixel_mm, full.pixel_mm))
+    for noise in level_noise(item.key, basis, spec):
         other = change(noise, item)
         yield np.asarray(other * np.float32(noise[body].std() / other[body].std()))
 
 
-def changed_cases(item: CachedSlice, runtime: Runtime, change: Change, electronic: float) -> Iterator[Case]:
-    full = FullDose(item.key, item.patient, item.pixel_mm, np.asarray(item.hu(), dtype=np.float32))
-    return make_cases(full, changed_noise(item, runtime, change, electronic), runtime.spec)
+def changed_cases(item: CachedSlice, spec: ModelSpec, change: Change, electronic: float) -> Iterator[Case]:
+    full = full_dose(item)
+    return make_cases(full, changed_noise(item, full, spec, change, electronic), spec)
 
 
 def predictor(runtime: Runtime) -> Predictor:
-    def predict(scan: Any) -> Prediction:
+    def predict(scan: Scan) -> Prediction:
         found = runtime.infer(scan.hu[None, None])
         assert found.dose_probabilities is not None
         return Prediction(found.quality_map[0, 0], found.dose_probabilities[0])
@@ -132,7 +134,7 @@ def measure(model: str, slices: list[CachedSlice]) -> dict[str, Any]:
             results = [
                 score(case, answer(case), runtime.spec)
                 for item in slices
-                for case in changed_cases(item, runtime, change, electronic)
+                for case in changed_cases(item, runtime.spec, change, electronic)
             ]
             metrics = summary(results)
             bias = float(np.mean([result.mean - result.true_mean for result in results]))
@@ -165,14 +167,8 @@ def table(models: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument(
-        "--runs", type=Path, default=ROOT / "runs", help="its folder 'cache' is the noise cache"
-    )
-    options = parser.parse_args()
-    slices = per_patient(list(of_split(collect(options.data, options.runs / "cache"), TEST)), 1)
-    models = {model: measure(model, slices) for model in MODELS}
+    slices = one_a_patient(parser(__doc__).parse_args(), TEST)[TEST]
+    models = {model: measure(model, slices) for model in names()}
     result = {"machine": describe_machine(), "slices": len(slices), "models": models}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     fill(PAGE, BEGIN, table(models))

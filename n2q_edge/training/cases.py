@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from n2q_edge.network.preprocess import Window
 from n2q_edge.scoring import body_mask
-from n2q_edge.simulation.noise import inserted_noise
+from n2q_edge.simulation.noise import NoiseBasis, inserted_noise
 from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
 from n2q_edge.training import paper
 from n2q_edge.training.cache import CachedSlice
@@ -99,13 +99,18 @@ def slice_cases(item: CachedSlice, spec: ModelSpec, seed: int = 0) -> Iterator[C
 
     The noise is drawn by the slice's own key: it is the same whichever other slices are evaluated.
     """
-    full = FullDose(item.key, item.patient, item.pixel_mm, np.asarray(item.hu(), dtype=np.float32))
-    basis = item.basis()
-    noise = (
-        inserted_noise(basis, dose, np.random.default_rng((seed, int(item.key, 16), level)))
-        for level, dose in enumerate(spec.dose_levels)
-    )
-    yield from make_cases(full, noise, spec)
+    return make_cases(full_dose(item), level_noise(item.key, item.basis(), spec, seed), spec)
+
+
+def full_dose(item: CachedSlice) -> FullDose:
+    """The slice that a cached one's cases are made from."""
+    return FullDose(item.key, item.patient, item.pixel_mm, np.asarray(item.hu(), dtype=np.float32))
+
+
+def level_noise(key: str, basis: NoiseBasis, spec: ModelSpec, seed: int = 0) -> Iterator[FloatArray]:
+    """The noise [H,W] in HU of every dose level of the spec, drawn by the slice's key in the cache."""
+    for level, dose in enumerate(spec.dose_levels):
+        yield inserted_noise(basis, dose, np.random.default_rng((seed, int(key, 16), level)))
 
 
 def make_cases(full: FullDose, noise: Iterator[FloatArray], spec: ModelSpec) -> Iterator[Case]:
