@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FakeRuntime, disk, phantom, write_series
 from scipy import ndimage
 
 from n2q_edge import applicability
@@ -19,6 +18,8 @@ from n2q_edge.results import NO_BODY
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.scoring import body_mask, global_noise_level
 from n2q_edge.spec import FeatureLimits
+from tests.helpers.fakes import FakeRuntime, disk, phantom, write_series
+from tests.helpers.paths import ROOT
 
 CtSeries = Callable[..., Path]
 SPACING = (0.8, 0.8)
@@ -203,7 +204,7 @@ def test_a_sentence_names_three_reasons_and_counts_the_others() -> None:
 
 
 def test_the_page_lists_every_code() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "out-of-domain.md").read_text()
+    page = (ROOT / "docs" / "out-of-domain.md").read_text()
     for name, feature in applicability.FEATURES.items():
         assert f"`{name}`" in page
         for code in (feature.low, feature.high):

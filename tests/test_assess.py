@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import TISSUE_HU, FakeRuntime, phantom, write_series, write_slice
 
 from n2q_edge.assess import assess, assess_series
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader, SliceRef, scan
@@ -16,6 +15,7 @@ from n2q_edge.errors import ExitCode
 from n2q_edge.pipeline import worker_count
 from n2q_edge.results import Assessment, ModelReason, ModelRejected, SeriesReport, SliceResult, worst_slices
 from n2q_edge.runtimes.base import FloatArray
+from tests.helpers.fakes import TISSUE_HU, FakeRuntime, phantom, write_series, write_slice
 
 CtSeries = Callable[..., Path]
 

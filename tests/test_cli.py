@@ -15,13 +15,14 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from fakes import FakeRuntime, phantom
 
 import n2q_edge
 from n2q_edge.cli import main
 from n2q_edge.errors import ModelError
 from n2q_edge.report import document
 from n2q_edge.runtimes.base import FloatArray
+from tests.helpers.fakes import FakeRuntime, phantom
+from tests.helpers.paths import ROOT
 
 CtSeries = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -264,10 +265,10 @@ def test_a_real_sigint_ends_the_process_with_130(ct_series: CtSeries, tmp_path: 
         "import signal, sys, time\n"
         # A shell's background job is born with SIGINT ignored, and so would its children be.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
         "import numpy as np\n"
         "import n2q_edge.runtimes\n"
-        "from fakes import FakeRuntime\n"
+        "from tests.helpers.fakes import FakeRuntime\n"
         "def slow(hu):\n"
         "    print('slice', file=sys.stderr, flush=True)\n"
         "    time.sleep(0.3)\n"

@@ -16,6 +16,7 @@ from n2q_edge.errors import ExitCode, ModelError, ParityError, UsageError
 from n2q_edge.runtimes import RUNTIMES, open_model
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
 from n2q_edge.spec import SPEC_KEY, ModelSpec
+from tests.helpers.paths import ROOT
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -122,7 +123,7 @@ def test_names_and_dynamic_sizes(report: export.ExportReport) -> None:
 
 def test_the_exporting_machine_leaves_no_trace(report: export.ExportReport) -> None:
     data = report.path.read_bytes()
-    assert str(Path(__file__).parent).encode() not in data
+    assert str(ROOT).encode() not in data
     assert b"site-packages" not in data
 
 

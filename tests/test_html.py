@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from fakes import FakeRuntime, phantom, write_series
 
 from n2q_edge import crosscheck
 from n2q_edge.assess import assess
@@ -21,6 +20,7 @@ from n2q_edge.report import charts, document, html, overlay
 from n2q_edge.results import Assessment
 from n2q_edge.runtimes.base import FloatArray, Inference
 from n2q_edge.spec import FeatureLimits, ModelSpec
+from tests.helpers.fakes import FakeRuntime, phantom, write_series
 
 CtSeries = Callable[..., Path]
 STYLE = Path(html.__file__).parent / "templates" / "style.css"

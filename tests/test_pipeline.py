@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from fakes import FakeRuntime
 
 from n2q_edge.errors import ModelError
 from n2q_edge.pipeline import Lanes, in_order
 from n2q_edge.runtimes.base import FloatArray
+from tests.helpers.fakes import FakeRuntime
 
 HU = np.zeros((1, 1, 32, 32), np.float32)
 

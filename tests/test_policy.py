@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeRuntime
 
 from n2q_edge.cli import main
 from n2q_edge.errors import UsageError
 from n2q_edge.policy import DEFAULT, Policy, Verdict, Webhook, load_policy
 from n2q_edge.webhook import message, post
+from tests.helpers.fakes import FakeRuntime
+from tests.helpers.paths import ROOT
 
 CtSeries = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
-DOCS = Path(__file__).parents[1] / "docs" / "policy.md"
+DOCS = ROOT / "docs" / "policy.md"
 
 TWO_RULES = """
 schema_version = 1

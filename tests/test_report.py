@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from fakes import FakeRuntime, phantom, write_series
 from rich.console import Console
 
 from n2q_edge import atomic
@@ -25,9 +23,8 @@ from n2q_edge.results import Assessment
 from n2q_edge.runtimes import Runtime, open_model
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.spec import FeatureLimits
-
-sys.path.insert(0, str(Path(__file__).parent / "runtimes"))  # for `tiny`
-import tiny
+from tests.helpers import tiny
+from tests.helpers.fakes import FakeRuntime, phantom, write_series
 
 CtSeries = Callable[..., Path]
 

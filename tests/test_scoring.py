@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fakes import AIR_HU, TISSUE_HU, disk
 
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.scoring import (
@@ -15,6 +14,7 @@ from n2q_edge.scoring import (
     quality_scores,
     to_percent,
 )
+from tests.helpers.fakes import AIR_HU, TISSUE_HU, disk
 
 SPACING = (0.7, 0.7)
 

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from n2q_edge.bench.page import NOT_MEASURED, Device, Work, devices, floor_ms, machines_page, markdown_table
+from tests.helpers.paths import ROOT
 
-FACTS = Path(__file__).parents[2] / "benchmarks" / "devices.toml"
+FACTS = ROOT / "benchmarks" / "devices.toml"
 
 
 def facts() -> dict[str, Any]:

@@ -19,14 +19,14 @@ from pydicom.dataset import Dataset
 
 pytest.importorskip("highdicom")
 
-from fakes import FakeRuntime
-from result_files import NoisyRuntime, along_z, dciodvfy_errors, read, results, write_source
-
 from n2q_edge import errors
 from n2q_edge.cli import main
 from n2q_edge.dicom.codes import PRIVATE_CODES
 from n2q_edge.dicom.context import NOT_WRITTEN_REASONS
 from n2q_edge.report import dicom_objects, document
+from tests.helpers.fakes import FakeRuntime
+from tests.helpers.paths import ROOT
+from tests.helpers.result_files import NoisyRuntime, along_z, dciodvfy_errors, read, results, write_source
 
 Capture = pytest.CaptureFixture[str]
 
@@ -221,7 +221,7 @@ def test_a_source_that_changed_meanwhile_is_a_reason(tmp_path: Path) -> None:
 
 
 def test_reasons_are_documented_and_in_the_schema() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "dicom-output.md").read_text("utf-8")
+    text = (ROOT / "docs" / "dicom-output.md").read_text("utf-8")
     listed = document.schema()["$defs"]["series"]["properties"]["dicom"]["properties"]["not_written"]["items"]
     assert set(listed["properties"]["reason"]["enum"]) == set(NOT_WRITTEN_REASONS)
     for reason in NOT_WRITTEN_REASONS:
@@ -229,7 +229,7 @@ def test_reasons_are_documented_and_in_the_schema() -> None:
 
 
 def test_private_codes_are_in_the_conformance_statement() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "dicom-conformance.md").read_text("utf-8")
+    text = (ROOT / "docs" / "dicom-conformance.md").read_text("utf-8")
     for code in PRIVATE_CODES:
         assert f"| {code.value} | {code.meaning} |" in text
         assert len(code.value) <= 16  # SH

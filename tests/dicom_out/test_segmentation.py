@@ -15,11 +15,16 @@ from pydicom.uid import generate_uid
 
 hd = pytest.importorskip("highdicom")
 
-from fakes import FakeRuntime
 from highdicom.seg import SegmentDescription
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
-from result_files import (
+
+from n2q_edge.cli import main
+from n2q_edge.dicom import scan
+from n2q_edge.dicom.segmentation import Segmentation, open_for
+from n2q_edge.errors import UsageError
+from tests.helpers.fakes import FakeRuntime
+from tests.helpers.result_files import (
     NoisyRuntime,
     along_z,
     dciodvfy_errors,
@@ -29,11 +34,6 @@ from result_files import (
     slice_hu,
     write_source,
 )
-
-from n2q_edge.cli import main
-from n2q_edge.dicom import scan
-from n2q_edge.dicom.segmentation import Segmentation, open_for
-from n2q_edge.errors import UsageError
 
 Masks = NDArray[Any]
 LIVER, SPLEEN = (30, 50, 30, 60), (50, 60, 40, 70)  # rows from, to, columns from, to

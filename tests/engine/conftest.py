@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtimes"))  # for `tiny`
-import tiny
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Every attribute of TensorRT that the code touches exists in every version it is written for.
 
-The versions' attributes stand in tests/data/api_surface/*.json, written by tests/tools/api_surface.py. The
+The versions' attributes stand in tests/data/api_surface/*.json, written by tests/helpers/api_surface.py. The
 code is read, not run: an attribute of a variable named as in `CLASSES` is looked up in that class. One that
 some version lacks must stand behind a `hasattr` of its name, or in code that only one library reaches.
 """
@@ -10,11 +10,11 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
+
 SURFACES = {
     path.stem: json.loads(path.read_text()) for path in (ROOT / "tests/data/api_surface").glob("*.json")
 }

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 
 from n2q_edge.cli import main
 from n2q_edge.engine.build import BuildReport, build
@@ -18,6 +17,7 @@ from n2q_edge.runtimes import cuda, open_model, tensorrt_library
 from n2q_edge.runtimes.cuda import Device
 from n2q_edge.runtimes.engine_header import read_header
 from n2q_edge.runtimes.sidecar import read_sidecar, sidecar_path
+from tests.helpers import tiny
 
 pytest.importorskip("onnx", reason="needs the package onnx")
 trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu12 (extra rtx; x86-64 or arm64 Linux)")

@@ -29,9 +29,10 @@ pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu12 (extra rtx; 
 from n2q_edge import checkpoint
 from n2q_edge.network import build as build_network
 from n2q_edge.training.recipe import load_recipe
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
-RECIPES = Path(__file__).parents[2] / "export"
+RECIPES = ROOT / "export"
 FLOAT32_KERNELS = (".variance.", "kernel", ".pick")  # fixed ones, in front of the first layer
 TARGETS = {"t4": "7.5", "rtx-3060": "8.6", "rtx-4090": "8.9", "rtx-5090": "12.0", "dgx-spark": "12.1"}
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
 from n2q_edge import models
 from n2q_edge.errors import ExitCode, MissingDependencyError, ModelError, UsageError
@@ -26,6 +25,7 @@ from n2q_edge.runtimes import (
 )
 from n2q_edge.runtimes.contract import Choice
 from n2q_edge.runtimes.model_file import read_model_file
+from tests.helpers import tiny
 
 ONNX_RUNTIMES = [name for name in ("onnxruntime", "openvino") if RUNTIMES[name].is_available()]
 pytestmark = pytest.mark.skipif(not ONNX_RUNTIMES, reason="no runtime for ONNX files is installed")

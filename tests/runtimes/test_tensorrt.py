@@ -7,10 +7,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import fake_gpu
 import numpy as np
 import pytest
-import tiny
 
 from n2q_edge.errors import ModelError
 from n2q_edge.explain import explain
@@ -19,6 +17,7 @@ from n2q_edge.runtimes.contract import Choice
 from n2q_edge.runtimes.engine_header import read_header, same_version
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
 from n2q_edge.runtimes.sidecar import Sidecar, sidecar_path
+from tests.helpers import fake_gpu, tiny
 
 SIDE = 64
 CHOICE = Choice("test", "")

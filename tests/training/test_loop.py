@@ -15,9 +15,10 @@ from n2q_edge.training.loop import Progress, fit
 from n2q_edge.training.losses import SMALLEST_LOG_VARIANCE, _variance_loss, joint_loss
 from n2q_edge.training.recipe import ExportSettings, Recipe, TrainingSettings, load_recipe
 from n2q_edge.training.sampling import Sampler
+from tests.helpers.paths import ROOT
 
 CPU = torch.device("cpu")
-RECIPES = Path(__file__).parents[2] / "export"
+RECIPES = ROOT / "export"
 
 
 def recipe(steps: int, **settings: object) -> Recipe:

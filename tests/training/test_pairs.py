@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from fakes import phantom, write_series
+
+from tests.helpers.fakes import phantom, write_series
 
 pytest.importorskip("torch")
 pytest.importorskip("numba")

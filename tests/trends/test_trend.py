@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeRuntime, phantom
 from rich.console import Console
 
 from n2q_edge.cli import main
@@ -18,6 +17,7 @@ from n2q_edge.errors import UsageError
 from n2q_edge.policy import load_policy
 from n2q_edge.trends import control, groups, page, table
 from n2q_edge.trends.store import PROTOCOL, StoredSeries
+from tests.helpers.fakes import FakeRuntime, phantom
 
 CtSeries = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from fakes import FakeRuntime, phantom, write_slice
 from pydicom.dataset import Dataset
 
 from n2q_edge.assess import assess
@@ -23,6 +22,7 @@ from n2q_edge.results import Assessment
 from n2q_edge.runtimes.base import FloatArray, Inference
 from n2q_edge.slice_result import tissue_regions
 from n2q_edge.spec import ModelSpec
+from tests.helpers.fakes import FakeRuntime, phantom, write_slice
 
 SERIES_UID = "1.2.826.0.1.3680043.8.498.1"
 HEAD_FIRST = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
@@ -181,3 +182,22 @@ def compress(data: Dataset, syntax: str) -> Dataset:
         return jpeg2000(data)
     data.compress(syntax, encoding_plugin="pydicom" if syntax == "1.2.840.10008.1.2.5" else "")
     return data
+
+
+def gdcm_transcoded(path: Path, syntax: str) -> Path:
+    """The file in another transfer syntax (a name of gdcm.TransferSyntax), beside it."""
+    gdcm = pytest.importorskip("gdcm")
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    out = path.with_name(f"{syntax}.dcm")
+    writer.SetFileName(str(out))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return out

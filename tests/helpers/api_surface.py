@@ -1,6 +1,6 @@
 """Write tests/data/api_surface/*.json: what the Python bindings of each TensorRT offer.
 
-    python tests/tools/api_surface.py
+    python tests/helpers/api_surface.py
 
 needs Linux x86-64, gcc, pip and PyPI; no GPU. The wheels of `tensorrt-cu12-bindings` hold a compiled module
 whose libraries (libnvinfer, gigabytes) need not be there: the module takes nine functions from them and calls

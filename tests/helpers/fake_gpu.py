@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tiny
 
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes.cuda import Buffer, Device
+from tests.helpers import tiny
 
 VERSION = "1.7.1.116"
 
