@@ -13,7 +13,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 pytest.importorskip("highdicom")
 
-from n2q_edge.dicom.overlay import OPACITY, overlay
+from n2q_edge.dicom_out.overlay import OPACITY, overlay
 from tests.helpers.fakes import disk, phantom
 from tests.helpers.result_files import along_z, read, results, write_source
 
