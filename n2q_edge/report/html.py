@@ -156,9 +156,6 @@ def _figures(entry: dict[str, Any], predicts_dose: bool) -> list[tuple[str, str,
     summary, total = entry["summary"], entry["latency"]["stages_ms"].get("total")
     quality, dose = summary["quality"], max(summary["dose"], key=lambda item: item["slices"], default=None)
     no_dose = "no slice has a body" if predicts_dose else "the model does not tell"
-    model_noise = sorted(
-        item["model_noise_hu"] for item in entry["slices"] if item["model_noise_hu"] is not None
-    )
     return [
         ("Quality (SSIM)", number(quality["mean"], 2), f"lowest slice {number(quality['min'], 2)}"),
         (
@@ -169,7 +166,9 @@ def _figures(entry: dict[str, Any], predicts_dose: bool) -> list[tuple[str, str,
         (
             "Noise",
             "–" if summary["noise_hu_median"] is None else f"{summary['noise_hu_median']:.1f} HU",
-            f"the model says {model_noise[len(model_noise) // 2]:.1f}" if model_noise else "model-free",
+            "model-free"
+            if summary["model_noise_hu_median"] is None
+            else f"the model says {summary['model_noise_hu_median']:.1f}",
         ),
         ("Slices", str(summary["slices"]), f"{summary['slices_scored']} scored"),
         (
