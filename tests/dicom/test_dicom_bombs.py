@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import (
+from pydicom.uid import JPEGLSLossless
+
+from n2q_edge.dicom import Reason, scan
+from tests.helpers.dicom_files import (
     assert_accounted,
     compress,
     ct_dataset,
+    dicomdir,
     rejection,
     save,
     stored_values,
 )
-from pydicom.uid import JPEGLSLossless
-from test_dicom_scan import dicomdir
-
-from n2q_edge.dicom import Reason, scan
 
 FRAMES = np.stack([stored_values(seed=seed) for seed in range(3)])
 

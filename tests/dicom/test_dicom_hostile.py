@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import (
+
+from n2q_edge.dicom import LoadedSlice, Reason, Rejected, scan
+from tests.helpers.dicom_files import (
     assert_accounted,
     ct_dataset,
     enhanced_dataset,
@@ -22,8 +24,6 @@ from dicom_files import (
     save,
     stored_values,
 )
-
-from n2q_edge.dicom import LoadedSlice, Reason, Rejected, scan
 
 FRAMES = np.stack([stored_values(seed=seed) for seed in range(3)])
 

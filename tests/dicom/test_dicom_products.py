@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import (
+
+from n2q_edge.dicom import scan
+from tests.helpers.dicom_files import (
     ct_dataset,
     enhanced_dataset,
     item,
@@ -15,8 +17,6 @@ from dicom_files import (
     save,
     stored_values,
 )
-
-from n2q_edge.dicom import scan
 
 FRAMES = np.stack([stored_values(seed=seed) for seed in range(3)])
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
 )
 
-from tests.dicom.dicom_files import compress, ct_dataset, enhanced_dataset, item, stored_values
+from tests.helpers.dicom_files import compress, ct_dataset, dicomdir, enhanced_dataset, item, stored_values
 
 ROWS, COLUMNS = 32, 40
 VALUES = stored_values(ROWS, COLUMNS)
@@ -115,12 +115,5 @@ def _bytes(data: Any, syntax: str | None = None) -> bytes:
 
 
 def _directory() -> bytes:
-    directory: Any = Dataset()
-    directory.file_meta = FileMetaDataset()
-    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
-    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    directory.DirectoryRecordSequence = [
-        item(DirectoryRecordType="IMAGE", ReferencedFileID=name) for name in (["A", "B"], "GOOD")
-    ]
-    return _bytes(directory)
+    with TemporaryDirectory() as folder:
+        return dicomdir(Path(folder), [["A", "B"], "GOOD"]).read_bytes()

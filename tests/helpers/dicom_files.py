@@ -99,6 +99,21 @@ def item(**values: Any) -> Dataset:
     return made
 
 
+def dicomdir(folder: Path, file_ids: list[Any]) -> Path:
+    """Write an index of files."""
+    directory: Any = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.FileSetID = "TEST"
+    records = [item(DirectoryRecordType="PATIENT")]
+    records += [item(DirectoryRecordType="IMAGE", ReferencedFileID=file_id) for file_id in file_ids]
+    directory.DirectoryRecordSequence = records
+    directory.save_as(folder / "DICOMDIR", enforce_file_format=True)
+    return folder / "DICOMDIR"
+
+
 def save(data: Dataset, path: Path) -> Path:
     """Write as its file meta says."""
     path.parent.mkdir(parents=True, exist_ok=True)
