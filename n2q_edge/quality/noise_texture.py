@@ -2,9 +2,9 @@
 
 The noise power spectrum (NPS) of the flattest tiles of fat and soft tissue, averaged over rings of equal
 spatial frequency; its mean frequency is the integral of f * NPS(f) over that of NPS(f), up to the Nyquist
-frequency (f_av of AAPM TG-233). On noise of known spectra it reads 0 to 8 % high: tiles of 24 pixels resolve no
-lower frequencies. Clinical images of smooth kernels (B20f to B31f, STANDARD) have 0.1 to 0.2 per mm, sharp ones
-(B60f, BONE) 0.28 to 0.46.
+frequency (f_av of AAPM TG-233). On noise of known spectra it reads 0 to 8 % high: 24 pixels resolve no
+lower frequencies. Clinical images of smooth kernels (B20f to B31f, STANDARD) have 0.1 to 0.2 per mm, sharp
+ones (B60f, BONE) 0.28 to 0.46.
 """
 
 from __future__ import annotations
