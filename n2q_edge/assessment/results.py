@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from n2q_edge.assessment.timing import StageTimes
-from n2q_edge.dicom import Rejected, Series, Skipped, SliceRef
+from n2q_edge.dicom import UNLIKE_AXIAL_HU, Rejected, Series, Skipped, SliceRef
 from n2q_edge.errors import ExitCode
 from n2q_edge.quality.domain import Deviation
 from n2q_edge.quality.policy import Judgement, Policy
@@ -131,7 +131,12 @@ class SeriesReport:
         return [result.quality.mean for result in self.slices if result.quality]
 
     def judge(self, policy: Policy) -> Judgement:
-        """What a policy says about the series."""
+        """What a policy says about the series; nothing where most slices are none that a model is for."""
+        unlike = [result for result in self.slices if UNLIKE_AXIAL_HU.intersection(result.flags)]
+        if 2 * len(unlike) > len(self.slices):
+            flags = UNLIKE_AXIAL_HU.intersection(*(result.flags for result in unlike)) or UNLIKE_AXIAL_HU
+            what = " or ".join(sorted(flag.replace("_", " ") for flag in flags))
+            return Judgement(None, None, (f"{len(unlike)} of {len(self.slices)} slices: {what}",))
         return policy.judge(self.series.protocol, self.quality_means)
 
 
