@@ -12,7 +12,7 @@ import pydicom
 
 from n2q_edge.dicom import Rejected, SliceReader, SliceRef, scan
 from n2q_edge.errors import UsageError
-from n2q_edge.simulation.noise import NoiseCalibrationError
+from n2q_edge.simulation.calibration import NoiseCalibrationError
 from n2q_edge.training import cache
 from n2q_edge.training.cache import CachedSlice, SourceSlice
 from n2q_edge.training.pairs import MeasuredPairs, Pair, match, same_anatomy
