@@ -14,7 +14,7 @@ extrapolated. c1 > 0 is a kernel that boosts fine detail, c1 < 0 one that rolls 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -32,7 +32,10 @@ MIN_SOFT_PIXELS = 500
 
 PATCH_MM = 14.0
 LOWEST_PER_MM = (0.2, 0.27, 0.34)  # anatomy below: the first that gives no more noise than the slice has
-TOLERATED_EXCESS = 1.05
+TOLERATED_EXCESS = 1.1
+LEVEL_WEIGHTS = (1.0, 3.0**0.5)  # D = 1/2 and 1/4
+LEVEL_SHARE = 0.5  # of the second opinion on the strength
+LEVEL_LIMITS = (0.85, 1.15)
 LEAST_PATCHES, MOST_PATCHES = 12, 600
 MOST_IMAGES = 3  # of unit noise that are looked at
 FLATTEST, FEWEST_FLATTEST = 0.25, 32  # share of the patches, by their power in the lowest band
@@ -124,6 +127,12 @@ class Calibration:
     kernel: Kernel
     place: Place
 
+    def scaled(self, factor: float) -> Calibration:
+        """The same, `factor` times as strong."""
+        first, *others = self.kernel.coefficients
+        stronger = (first + 2 * float(np.log(factor)), *others)
+        return replace(self, kernel=replace(self.kernel, coefficients=stronger))
+
     def apply(self, images: FloatArray, pixel_mm: float) -> FloatArray:
         """Unit noise [K,H,W] as the slice has it, HU."""
         return self.kernel.apply(images, pixel_mm) * self.place.factor(images.shape[-1], pixel_mm)
@@ -149,29 +158,48 @@ def calibrate(hu: FloatArray, unit: FloatArray, pixel_mm: float) -> Calibration:
         _fit(bands, own, noise, _smooth(noise.mean(axis=(0, 2)), corners, side), lowest)
         for lowest in LOWEST_PER_MM
     )
+    level = LevelRise(hu, pixel_mm)
     best: tuple[float, Calibration] | None = None
     for kernel in fits:
         found = Calibration(kernel, _place(bands, kernel, own, noise, corners, hu.shape[0], pixel_mm))
-        excess = level_excess(hu, found.apply(unit[:1], pixel_mm)[0], pixel_mm)
+        excess = level.excess(found.apply(unit[:1], pixel_mm)[0])
         if best is None or excess < best[0]:
             best = excess, found
         if excess <= TOLERATED_EXCESS:
             break
     assert best is not None
-    return best[1]
+    correction = best[0] ** -LEVEL_SHARE
+    return best[1].scaled(float(np.clip(correction, *LEVEL_LIMITS)))
 
 
-def level_excess(hu: FloatArray, noise: FloatArray, pixel_mm: float) -> float:
-    """How much more than sqrt(2) the model-free noise of a slice rises when noise [H,W] is added; 1 if unknown."""
-    spacing = (pixel_mm, pixel_mm)
-    body = body_mask(hu, spacing)
-    before = global_noise_level(hu, body, spacing)
-    after = global_noise_level(hu + noise, body, spacing)
-    return after / before / 2**0.5 if before and after else 1.0
+class LevelRise:
+    """The second opinion: how far the model-free noise of a slice rises when noise is added."""
+
+    def __init__(self, hu: FloatArray, pixel_mm: float) -> None:
+        self._hu = hu
+        self._spacing = (pixel_mm, pixel_mm)
+        self._body = body_mask(hu, self._spacing)
+        self._own = self._level(hu)
+
+    def excess(self, noise: FloatArray) -> float:
+        """Strength of full-dose noise [H,W] over that of the slice's own; 1 if it cannot be measured.
+
+        Noise w times as strong as the own raises the level s to sqrt(1 + w^2) s.
+        """
+        if not self._own:
+            return 1.0
+        strengths = []
+        for weight in LEVEL_WEIGHTS:
+            level = self._level(self._hu + np.float32(weight) * noise) or self._own
+            strengths.append(np.sqrt(max((level / self._own) ** 2 - 1, 0.01)) / weight)
+        return float(np.exp(np.mean(np.log(strengths))))
+
+    def _level(self, hu: FloatArray) -> float | None:
+        return global_noise_level(hu, self._body, self._spacing)
 
 
 def _fit(bands: _Bands, own: Curve, noise: Curve, level: Curve, lowest_per_mm: float) -> Kernel:
-    """The kernel from the bands above a frequency: own power [N,B], that of unit noise [K,N,B], its level [N]."""
+    """The kernel from the bands above a frequency: own power [N,B], that of unit noise [K,N,B], level [N]."""
     count = max(FEWEST_FLATTEST, round(FLATTEST * len(own)))
     use = bands.frequency[1:] >= lowest_per_mm
     use |= not use.any()

@@ -5,9 +5,9 @@ Per ray with line integral p, inserted noise has the variance (Yu et al., J Comp
     (1 - D)/D * exp(p)/N0 * (1 + (1 + D)/D * Ne * exp(p)/N0)
 
 with D the dose fraction, N0 the incident quanta of the ray at full dose (shaped by the bow-tie filter) and Ne
-the electronic noise in quanta. It is reconstructed alone and added in HU. N0 and the reconstruction kernel are
-those of the slice's own noise (see `simulation.calibration`), so that D means what it says: at D = 1/2 the
-inserted noise equals the noise the slice already has.
+the electronic noise in quanta. It is reconstructed alone and added in HU. N0 and the reconstruction kernel
+are those of the slice's own noise (see `simulation.calibration`), so that D means what it says: at D = 1/2
+the inserted noise equals the noise the slice already has.
 """
 
 from __future__ import annotations
