@@ -7,7 +7,7 @@ DEMO_OUT ?= demo
 .PHONY: help demo test lint format bench fuzz clean
 
 help:
-	@echo "make demo   synthetic CT series -> quality report (own environment, no PyTorch)"
+	@echo "make demo   one synthetic patient at two doses -> quality report (own environment, no PyTorch)"
 	@echo "make test   lint, types and tests (own environment)"
 	@echo "make lint   ruff and mypy only"
 	@echo "make format ruff format"
@@ -29,11 +29,10 @@ $(DEMO_VENV)/.stamp: pyproject.toml
 
 demo: $(DEMO_VENV)/.stamp
 	rm -rf $(DEMO_OUT)
-	$(DEMO_VENV)/bin/n2q-edge phantom $(DEMO_OUT)/series --slices 24 --dose 25
+	$(DEMO_VENV)/bin/n2q-edge phantom $(DEMO_OUT)/series --dose 25 --full-dose
 	$(DEMO_VENV)/bin/n2q-edge assess $(DEMO_OUT)/series -o $(DEMO_OUT)/report
 	@echo
-	@echo "Pictures and report:"
-	@find $(DEMO_OUT)/report -type f | sort | sed 's/^/  /'
+	@echo "One patient at full dose and at a quarter of it, side by side: open $(DEMO_OUT)/report/report.html"
 
 lint: $(VENV)/.stamp
 	$(VENV)/bin/ruff check .

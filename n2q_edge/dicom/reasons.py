@@ -1,7 +1,7 @@
 """Why a file was not assessed: one documented code for each cause.
 
 `skipped` means the file is not a CT image meant to be assessed; nothing is wrong. `rejected` means it should
-have been assessed and could not be. docs/reason-codes.md lists both; a test keeps that table equal to
+have been assessed and could not be. docs/reference/reason-codes.md lists both; a test keeps it equal to
 `Reason`.
 """
 
