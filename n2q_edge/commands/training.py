@@ -53,7 +53,8 @@ def train(
         bool, typer.Option("--compile", help="torch.compile the loss: faster steps, a minute of preparation.")
     ] = False,
     bf16: Annotated[
-        bool, typer.Option("--bf16", help="Compact networks: layers in bfloat16, for CPUs and GPUs that have it.")
+        bool,
+        typer.Option("--bf16", help="Compact networks: layers in bfloat16, if the device has it."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
 ) -> int:

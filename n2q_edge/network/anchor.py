@@ -6,11 +6,11 @@ is left of the twin's is, in flat tissue,
     kept = (s_ref / s)^2,
 
 whatever kernel, dose and texture it has. The logits of the share that a network predicts pixel by pixel are
-therefore shifted, all alike, until their mean over flat soft tissue is that of the reference: the network says
-where more is kept and where less, the reference how much on the whole. What is learned beside that is small
-and bounded: how far the reference is trusted (it may be off), how much of what is taken for noise is anatomy
-that noise hides (`FIRST_HIDDEN`, measured with n2q-plus 2 on 14 patients at five doses: 0.05 in the median),
-and the coarse noise that small patches do not see.
+therefore shifted, all alike, until their mean over flat soft tissue is that of the reference: the network
+says where more is kept and where less, the reference how much on the whole. What is learned beside that is
+small and bounded: how far the reference is trusted (it may be off), how much of what is taken for noise is
+anatomy that noise hides (`FIRST_HIDDEN`, measured with n2q-plus 2 on 14 patients at five doses: 0.05 in the
+median), and the coarse noise that small patches do not see.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from n2q_edge.network.noise_level import Noise
 SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.98
 LEAST_TRUST = 0.7  # in a reference, over the network's own estimate
 FIRST_TRUST = 3.0  # logit of the rest: 0.985 in all
-FIRST_HIDDEN, HIDDEN_RANGE = 0.055, 0.12  # share of the inserted variance that is anatomy instead, and how far off
+FIRST_HIDDEN, HIDDEN_RANGE = 0.055, 0.12  # share of the inserted variance that is anatomy; how far off
 LARGEST_NOISE_CORRECTION = 0.35  # of log HU: noise that patches of 8x8 pixels do not see
 UNITS = 16  # of the hidden layer
 GIVEN = 4  # see `Reference.given`
@@ -89,7 +89,7 @@ class Anchor(nn.Module):
         own = (cells * logits.mean(dim=1, keepdim=True)).sum(dim=(1, 2, 3))
         gap = reference.known * (_logit(reference.share) - own)
         learned = self.second(F.relu(self.first(torch.cat([reference.given, gap[:, None] / 2.0], dim=1))))
-        trust, hidden, dose_trust, noise_correction = learned.float().unbind(dim=1)
+        trust, hidden, dose_trust, noise_correction = learned.to(gap.dtype).unbind(dim=1)
         anatomy = (1.0 - reference.share) * (FIRST_HIDDEN + HIDDEN_RANGE * hidden.tanh())
         kept = (reference.share + anatomy).clamp(SMALLEST_SHARE, LARGEST_SHARE)
         shift = reference.known * _trusted(trust) * (_logit(kept) - own)

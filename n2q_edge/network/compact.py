@@ -195,10 +195,12 @@ class CompactNet(nn.Module):
     def _layers(self, features: Tensor, hu: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """All that has weights, in `autocast`: head [N,18,H/4,W/4], maps [N,2,H/8,W/8], log dose [N,2]."""
         if self.autocast is None:
-            return self._trunk(features, hu, given)
-        with torch.autocast(hu.device.type, self.autocast):
-            head, maps, log_dose = self._trunk(features, hu, given)
-        return head.float(), maps.float(), log_dose.float()
+            found = self._trunk(features, hu, given)
+        else:
+            with torch.autocast(hu.device.type, self.autocast):
+                found = self._trunk(features, hu, given)
+        head, maps, log_dose = (layer.to(features.dtype) for layer in found)
+        return head, maps, log_dose
 
     def _trunk(self, features: Tensor, hu: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         fine = self.fine(self.stem(features))

@@ -41,6 +41,7 @@ from n2q_edge.errors import OutputError, require
 from n2q_edge.policy import Policy
 from n2q_edge.results import SeriesReport, SliceResult, worst_slices
 from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import ModelSpec
 from n2q_edge.tissue import RegionSummary, summarise_regions
 
@@ -319,7 +320,8 @@ class _Collected:
         self._append("quality", images.quality_map)
         if images.noise_map is not None:
             self.has_noise = True
-            self._append("noise", images.noise_map)
+            rows, columns = images.hu.shape
+            self._append("noise", enlarge(images.noise_map, images.map_cell)[:rows, :columns])
         picture = overlay(images.hu, images.quality_map, images.mask, window, _caption(result))
         with _output(self.folder):
             self._files["overlay"].write(picture.tobytes())

@@ -40,7 +40,7 @@ class TrainingSettings:
         hu_offset: largest random HU offset given to a slice and its twin.
         reduced: share of the samples at half resolution (2x2 means), as the authors' slices are.
         kernel_change: share of the samples given another reconstruction kernel (see `sampling`).
-        noisier_twin: share of the samples of unknown reference whose full-dose twin is itself given less dose.
+        noisier_twin: share of the samples of unknown reference whose full-dose twin is given less dose, too.
         reference: share of the samples whose network is told the noise of the twin; 0 for networks that
             cannot be told.
         reference_error: largest relative error of what it is told, e.g. 0.3.

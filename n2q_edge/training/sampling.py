@@ -17,8 +17,8 @@ from n2q_edge.network.preprocess import Window
 from n2q_edge.simulation.noise import dose_factors
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.cache import STD_BLOCK, CachedSlice
-from n2q_edge.training.recipe import TrainingSettings
 from n2q_edge.training.kernel import other_kernel, whitening
+from n2q_edge.training.recipe import TrainingSettings
 from n2q_edge.training.ssim import gaussian_blur, ssim_map
 
 FloatArray = NDArray[np.float32]
