@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from n2q_edge.training.ssim import gaussian_blur
+from n2q_edge.evaluation.ssim import gaussian_blur
 
 FloatArray = NDArray[np.float32]
 
