@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 import n2q_edge
-from n2q_edge.policy import Policy
+from n2q_edge.quality.policy import Policy
 from n2q_edge.report.charts import Axis, Plot, axis
 from n2q_edge.report.page import render
 from n2q_edge.trends.control import MIN_VALUES, moving_ranges, rank_correlation
@@ -48,13 +48,11 @@ def to_html(groups: Sequence[Group], by: Sequence[str], policy: Policy, database
 
 
 def _row(one: Group) -> dict[str, Any]:
-    noises = sorted(point.noise_hu for point in one.points if point.noise_hu is not None)
-    doses = sorted(point.ctdivol for point in one.points if point.ctdivol is not None)
     return {
         "group": one,
         "verdicts": one.verdicts(),
-        "noise": noises[len(noises) // 2] if noises else None,
-        "ctdivol": doses[len(doses) // 2] if doses else None,
+        "noise": one.median_noise_hu,
+        "ctdivol": one.median_ctdivol,
     }
 
 

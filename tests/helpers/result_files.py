@@ -15,12 +15,12 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from n2q_edge.assess import assess
+from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.run import assess
+from n2q_edge.assessment.slice_result import tissue_regions
 from n2q_edge.dicom import scan
-from n2q_edge.report.dicom_objects import DicomWriter
-from n2q_edge.results import Assessment
+from n2q_edge.dicom_out.objects import DicomWriter
 from n2q_edge.runtimes.base import FloatArray, Inference
-from n2q_edge.slice_result import tissue_regions
 from n2q_edge.spec import ModelSpec
 from tests.helpers.fakes import FakeRuntime, phantom, write_slice
 
@@ -82,9 +82,9 @@ def results(
     """Assess everything under `source` and write its DICOM objects."""
     runtime = runtime or NoisyRuntime()
     regions = options.pop("regions", tissue_regions)
-    writer = DicomWriter(out, runtime.spec, runtime.describe(), worst=2, **options)
+    writer = DicomWriter(out, runtime.spec, runtime.describe(), **options)
     with writer:
-        assessment = assess(scan([source]), runtime, collector=writer, regions=regions)
+        assessment = assess(scan([source]), runtime, worst=2, collector=writer, regions=regions)
     return writer, assessment
 
 

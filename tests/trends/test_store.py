@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from n2q_edge.assess import assess
+from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.errors import OutputError, UsageError
-from n2q_edge.results import Assessment
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.trends import store
 from n2q_edge.trends.store import Appended, append, read, salt_file
@@ -253,7 +253,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import numpy as np
 from tests.helpers.fakes import FakeRuntime
-from n2q_edge.assess import assess
+from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.trends.store import append
 run = assess(scan([Path(sys.argv[3])]), FakeRuntime(lambda hu: np.clip(hu / 100, 0, 1)))

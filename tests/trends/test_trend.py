@@ -14,7 +14,7 @@ from rich.console import Console
 
 from n2q_edge.cli import main
 from n2q_edge.errors import UsageError
-from n2q_edge.policy import load_policy
+from n2q_edge.quality.policy import load_policy
 from n2q_edge.trends import control, groups, page, table
 from n2q_edge.trends.store import PROTOCOL, StoredSeries
 from tests.helpers.fakes import FakeRuntime, phantom
@@ -32,7 +32,7 @@ def stored(quality: float, number: int = 0, model: str = "m 1 abc", **protocol: 
         **protocol,
     }
     when = f"2026-01-{number % 28 + 1:02d}T10:00:00.000Z"
-    return StoredSeries(f"uid{number}", 1, when, model, known, (quality,) * 4, (12.0,), ())
+    return StoredSeries(f"uid{number}", 1, when, model, known, (quality,) * 4, (12.0,), 0)
 
 
 def series_in_time(values: list[float], **protocol: Any) -> list[StoredSeries]:
