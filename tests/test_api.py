@@ -190,12 +190,9 @@ class TestReference:
     class Knowing(FakeRuntime):
         """A model that takes the noise of the full-dose twin; its quality is that noise over 100."""
 
-        class Spec(ModelSpec):
-            takes_reference = True
-
         def __init__(self) -> None:
             super().__init__()
-            self._spec = self.Spec("knowing", "1", {"class": "Fake"})
+            self._spec = ModelSpec("knowing", "1", {"class": "Fake"}, inputs=("hu", "reference_noise_hu"))
 
         def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
             value = 0 if reference_noise_hu is None else float(reference_noise_hu[0]) / 100

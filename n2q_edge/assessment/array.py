@@ -18,9 +18,9 @@ from n2q_edge.errors import ModelError, UsageError
 from n2q_edge.quality.domain import Deviation
 from n2q_edge.quality.scores import BoolArray, Quality
 from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.runtimes.checks import MAX_REFERENCE_HU
+from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import HU_MAX, HU_MIN
-
-MAX_REFERENCE_HU = 1000.0
 
 
 @dataclass(frozen=True)
@@ -133,24 +133,29 @@ def assess_array(
 
 
 def _assess(
-    runtime: Runtime, number: int, hu: FloatArray, spacing: tuple[float, float] | None, reference: FloatArray
+    runtime: Runtime,
+    number: int,
+    hu: FloatArray,
+    spacing: tuple[float, float] | None,
+    reference: FloatArray,
 ) -> ArrayResult:
     ref = plain_ref("array", number, hu.shape, spacing)
-    # Models without the input are not called with it.
-    given = {"reference_noise_hu": reference} if reference.size else {}
     arrived = Arrived(number, LoadedSlice(ref, hu, spacing, 0.0, 0.0), now_ms())
-    inference = runtime.infer(stack([hu], runtime.spec.size_multiple), **given)
+    inference = runtime.infer(stack([hu], runtime.spec.size_multiple), reference)
     result = slice_result(arrived, inference, 0, runtime.spec, 0.0, tissue_regions)
     if not isinstance(result, SliceResult):
         raise ModelError(f"slice {number}: {result.detail}")
     assert result.images is not None
+    noise_map = result.images.noise_map
+    if noise_map is not None:
+        noise_map = enlarge(noise_map, runtime.spec.map_cell)[: hu.shape[0], : hu.shape[1]]
     quality, dose = result.quality, result.dose
     return ArrayResult(
         quality=quality.mean if quality else None,
         noise_hu=result.noise_hu,
         dose=dose.level if dose else None,
         quality_map=result.images.quality_map,
-        noise_map=result.images.noise_map,
+        noise_map=noise_map,
         body=result.images.mask,
         scores=quality,
         dose_probabilities=dose.probabilities if dose else (),
@@ -194,18 +199,17 @@ def _spacing(spacing_mm: tuple[float, float] | None) -> tuple[float, float] | No
 
 
 def _references(value: float | Sequence[float] | None, count: int, runtime: Runtime) -> FloatArray:
-    """One for each of `count` slices, float32; empty if none is given."""
+    """One for each of `count` slices, float32 [count]; 0, unknown, if none is given."""
     if value is None:
-        return np.empty(0, dtype=np.float32)
+        return np.zeros(count, dtype=np.float32)
     spec = runtime.spec
-    if not getattr(spec, "takes_reference", False):
+    if not spec.takes_reference:
         raise UsageError(
             f"model {spec.name} {spec.version} does not take reference_noise_hu: leave it out, or load a "
             "model that does"
         )
     try:
-        given = np.asarray(value, dtype=np.float32)
-        references = np.broadcast_to(given, (count,))
+        references = np.broadcast_to(np.asarray(value, dtype=np.float32), (count,)).copy()
     except (TypeError, ValueError):
         raise UsageError(f"reference_noise_hu is not one number, or one for each of {count} slices") from None
     if not ((references >= 0) & (references <= MAX_REFERENCE_HU)).all():

@@ -56,12 +56,16 @@ Rejection: TypeAlias = Rejected | ModelRejected
 
 @dataclass(frozen=True, slots=True)
 class SliceImages:
-    """What pictures of a slice need, each [H,W]: HU, predicted SSIM, body mask, the model's noise map."""
+    """What pictures of a slice need, each [H,W]: HU, predicted SSIM, body mask, the model's noise map.
+
+    The noise map has one value for `map_cell` x `map_cell` pixels (see `ModelSpec.map_cell`).
+    """
 
     hu: FloatArray
     quality_map: FloatArray
     mask: BoolArray
     noise_map: FloatArray | None = None
+    map_cell: int = 1
 
 
 @dataclass(frozen=True, slots=True)

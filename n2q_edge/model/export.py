@@ -25,7 +25,7 @@ from n2q_edge.model import checkpoint
 from n2q_edge.model.quantize import calibration_slices, quantize
 from n2q_edge.runtimes import ort
 from n2q_edge.runtimes.base import FloatArray
-from n2q_edge.runtimes.checks import INPUT_NAME, Choice
+from n2q_edge.runtimes.checks import Choice, feeds
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
 from n2q_edge.runtimes.threads import physical_cores
@@ -65,6 +65,7 @@ class Parity:
         mean_difference: mean absolute difference of the quality map, SSIM.
         relative_difference: largest difference of each other output over its largest magnitude.
         same_dose: every slice has the same most probable dose level; None without a dose head.
+        reference_noise_hu: that the models were told, one value a slice; None where they were told nothing.
     """
 
     shape: tuple[int, ...]
@@ -72,6 +73,7 @@ class Parity:
     mean_difference: float
     relative_difference: dict[str, float]
     same_dose: bool | None
+    reference_noise_hu: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,17 +157,18 @@ def _checked(module: Module, spec: ModelSpec) -> Module:
             super().__init__()
             self.module = module
 
-        def forward(self, hu: Any) -> tuple[Any, ...]:
-            found = self.module(hu)
+        def forward(self, hu: Any, reference_noise_hu: Any = None) -> tuple[Any, ...]:
+            found = self.module(hu) if reference_noise_hu is None else self.module(hu, reference_noise_hu)
             return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
     network: Module = Outputs()
     network.eval()
     side = -(-SMALLEST_SIDE // spec.size_multiple) * spec.size_multiple
     hu = torch.full((2, 1, side, side), -1000.0)
+    inputs = (hu, torch.zeros(2)) if spec.takes_reference else (hu,)
     try:
         with torch.inference_mode():
-            outputs = network(hu)
+            outputs = network(*inputs)
     except Exception as error:  # whatever a foreign network raises
         raise ModelError(f"model {spec.name!r} fails on HU {list(hu.shape)}: {first_line(error)}") from None
     tensors = [one for one in outputs if isinstance(one, torch.Tensor)]
@@ -195,7 +198,7 @@ def export_network(
     """Export a network in memory; see `export_model`.
 
     Args:
-        network: takes HU, gives the outputs of `spec`.
+        network: takes the inputs of `spec`, gives its outputs.
         spec: goes into the file.
         out: the file to write, `.onnx`.
         source: the file its weights came from; None if it never was in one.
@@ -271,25 +274,28 @@ def _to_onnx(network: Module, spec: ModelSpec) -> bytes:
     multiple = spec.size_multiple
     blocks = -(-SMALLEST_SIDE // multiple)
     dimension = torch.export.Dim
+    count = dimension("N", min=1)
     dynamic = {
-        0: dimension("N", min=1),
+        0: count,
         2: multiple * dimension("h", min=blocks),
         3: multiple * dimension("w", min=blocks),
     }
     # 2, and sides that differ: the exporter takes a size of 1, and sizes that are equal, for constants.
-    example = torch.zeros(2, 1, (blocks + 1) * multiple, (blocks + 2) * multiple)
+    examples = (torch.zeros(2, 1, (blocks + 1) * multiple, (blocks + 2) * multiple), torch.zeros(2))
+    dynamic_shapes = (dynamic, {0: count})
+    inputs = len(spec.inputs)
     try:
         with _quiet():
             program = torch.onnx.export(
                 network,
-                (example,),
+                examples[:inputs],
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=[INPUT_NAME],
+                input_names=list(spec.inputs),
                 output_names=list(spec.outputs),
-                dynamic_shapes=(dynamic,),
+                dynamic_shapes=dynamic_shapes[:inputs],
             )
             model = program.model_proto
             _strip_build_traces(model)
@@ -325,16 +331,33 @@ def _strip_build_traces(model: Any) -> None:
 def _compare(exported: ModelFile, network: Module, spec: ModelSpec) -> list[Parity]:
     choice = Choice("export", "the parity gate")
     with ort.open(exported, physical_cores(), choice) as model:
-        return [_compare_batch(model, network, spec, hu) for hu in parity_slices(spec.size_multiple)]
+        return [
+            _compare_batch(model, network, spec, hu, reference)
+            for hu in parity_slices(spec.size_multiple)
+            for reference in _references(len(hu), spec)
+        ]
 
 
-def _compare_batch(model: ort.OnnxRuntimeModel, network: Module, spec: ModelSpec, hu: FloatArray) -> Parity:
+def _references(count: int, spec: ModelSpec) -> list[FloatArray | None]:
+    """What the models are told of a batch of `parity_slices`: nothing, and a noise below each slice's own."""
+    if not spec.takes_reference:
+        return [None]
+    return [None, np.float32(6.0) * np.float32(1.5) ** np.arange(count, dtype=np.float32)]
+
+
+def _compare_batch(
+    model: ort.OnnxRuntimeModel,
+    network: Module,
+    spec: ModelSpec,
+    hu: FloatArray,
+    reference: FloatArray | None,
+) -> Parity:
     import torch
 
     with torch.inference_mode():
-        tensors = network(torch.from_numpy(hu))
+        tensors = network(*(torch.from_numpy(array) for array in feeds(hu, reference, spec).values()))
     expected = {name: tensor.numpy() for name, tensor in zip(spec.outputs, tensors, strict=True)}
-    result = model.infer(hu)
+    result = model.infer(hu, reference)
     actual = {name: getattr(result, name) for name in spec.outputs}
     difference = np.abs(actual["quality_map"] - expected["quality_map"])
     return Parity(
@@ -346,12 +369,19 @@ def _compare_batch(model: ort.OnnxRuntimeModel, network: Module, spec: ModelSpec
             for name in spec.outputs[1:]
         },
         same_dose=_same_dose(actual, expected) if spec.predicted_doses else None,
+        reference_noise_hu=None if reference is None else tuple(map(float, reference)),
     )
 
 
 def _same_dose(actual: Mapping[str, FloatArray], expected: Mapping[str, FloatArray]) -> bool:
     levels = [outputs["dose_probabilities"].argmax(axis=1) for outputs in (actual, expected)]
     return bool((levels[0] == levels[1]).all())
+
+
+def _told(parity: Parity) -> str:
+    if parity.reference_noise_hu is None:
+        return ""
+    return f" with a reference of {', '.join(f'{hu:g}' for hu in parity.reference_noise_hu)} HU"
 
 
 def _hold(parity: Parity, tolerances: ExportSettings, out: Path, precision: str = "fp32") -> None:
@@ -369,7 +399,7 @@ def _hold(parity: Parity, tolerances: ExportSettings, out: Path, precision: str 
         failures.append("another dose level")
     if failures:
         raise ParityError(
-            f"{out} was not written: on a {list(parity.shape)} batch it differs from PyTorch: "
+            f"{out} was not written: on a {list(parity.shape)} batch{_told(parity)} it differs from PyTorch: "
             f"{'; '.join(failures)}"
         )
 
