@@ -209,7 +209,7 @@ def _references(value: float | Sequence[float] | None, count: int, runtime: Runt
             "model that does"
         )
     try:
-        references = np.broadcast_to(np.asarray(value, dtype=np.float32), (count,)).copy()
+        references: FloatArray = np.broadcast_to(np.asarray(value, dtype=np.float32), (count,)).copy()
     except (TypeError, ValueError):
         raise UsageError(f"reference_noise_hu is not one number, or one for each of {count} slices") from None
     if not ((references >= 0) & (references <= MAX_REFERENCE_HU)).all():
