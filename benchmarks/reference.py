@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.slices import parser
 from n2q_edge import released_models as models
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dataset.cache import CachedSlice
 from n2q_edge.dataset.collect import TEST, collect, of_split
 from n2q_edge.evaluation.cases import full_dose, regions, true_quality
@@ -29,8 +30,8 @@ from n2q_edge.evaluation.systems import per_patient
 from n2q_edge.machine import describe_machine
 from n2q_edge.model import checkpoint
 from n2q_edge.network import build
-from n2q_edge.quality.scores import body_mask, global_noise_level
-from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.simulation.noise import inserted_noise
 from n2q_edge.spec import HU_INPUT, HU_MAX, HU_MIN, REFERENCE_INPUT, ModelSpec
 from n2q_edge.training.start import inherit

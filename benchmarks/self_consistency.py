@@ -23,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dicom import LoadedSlice, iter_slices, scan
 from n2q_edge.machine import describe_machine
-from n2q_edge.quality import scores
-from n2q_edge.simulation.calibration import FloatArray, NoiseCalibrationError, solid_tissue
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level
+from n2q_edge.simulation.calibration import NoiseCalibrationError, solid_tissue
 from n2q_edge.simulation.noise import inserted_noise, noise_basis, normals
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,8 +123,8 @@ def measure(loaded: LoadedSlice, rng: np.random.Generator) -> Found | str:
     hu, spacing = loaded.hu, loaded.pixel_spacing_mm
     if spacing is None:
         return "no spacing"
-    body = scores.body_mask(hu, spacing)
-    own = scores.global_noise_level(hu, body, spacing)
+    body = body_mask(hu, spacing)
+    own = global_noise_level(hu, body, spacing)
     if not own:
         return "no model-free noise"
     try:
@@ -137,7 +139,7 @@ def measure(loaded: LoadedSlice, rng: np.random.Generator) -> Found | str:
     own_differences = noise_by_differences(hu, soft)
     for dose in DOSES:
         low = hu + inserted_noise(basis, dose, rng)
-        level[f"{dose:g}"] = (scores.global_noise_level(low, body, spacing) or 0.0) / own * dose**0.5
+        level[f"{dose:g}"] = (global_noise_level(low, body, spacing) or 0.0) / own * dose**0.5
         differences[f"{dose:g}"] = noise_by_differences(low, soft) / own_differences * dose**0.5
     inserted = np.mean([correlation(image, patches) for image in basis.quantum], axis=0)
     return Found(own, level, differences, correlation(hu, patches), (float(inserted[0]), float(inserted[1])))

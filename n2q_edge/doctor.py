@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from n2q_edge import __version__, released_models
+from n2q_edge.arrays import round_up
 from n2q_edge.errors import N2QError
 from n2q_edge.machine import describe_machine
 from n2q_edge.runtimes import (
@@ -140,7 +141,7 @@ def _runtime(module: RuntimeModule, model: dict[str, Any]) -> dict[str, Any]:
             return {**found, "why_not": "not tried: there is no released model to try it with"}
         with open_model(runtime=module.NAME) as opened:
             multiple = opened.spec.size_multiple
-            side = -(-TRIAL_SIDE // multiple) * multiple
+            side = round_up(TRIAL_SIDE, multiple)
             opened.infer(np.full((1, 1, side, side), HU_MIN, dtype=np.float32))
             return {**found, "usable": True, "why_not": None, "device": opened.describe()["device"]}
     except Exception as error:

@@ -15,9 +15,10 @@ import pytest
 
 import n2q_edge
 from n2q_edge import api
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import MissingDependencyError, ModelError, UsageError
 from n2q_edge.report.document import build
-from n2q_edge.runtimes.base import FloatArray, Inference
+from n2q_edge.runtimes.base import Inference
 from n2q_edge.spec import ModelSpec
 from tests.helpers.fakes import SPACING_MM, TISSUE_HU, FakeRuntime, phantom, write_series
 

@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from n2q_edge.arrays import BoolArray, FloatArray
 from n2q_edge.assessment.results import SliceResult
 from n2q_edge.assessment.slice_result import Arrived, slice_result, stack, tissue_regions
 from n2q_edge.assessment.timing import now_ms
@@ -16,8 +17,8 @@ from n2q_edge.dicom.records import LoadedSlice
 from n2q_edge.dicom.volume import plain_ref
 from n2q_edge.errors import ModelError, UsageError
 from n2q_edge.quality.domain import Deviation
-from n2q_edge.quality.scores import BoolArray, Quality
-from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.quality.scores import Quality
+from n2q_edge.runtimes.base import Runtime
 from n2q_edge.runtimes.checks import MAX_REFERENCE_HU
 from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import HU_MAX, HU_MIN

@@ -14,8 +14,9 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.timing import now_ms
-from n2q_edge.runtimes.base import FloatArray, Inference, Runtime
+from n2q_edge.runtimes.base import Inference, Runtime
 from n2q_edge.runtimes.threads import physical_cores
 
 T = TypeVar("T")

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import SeriesReport, SliceResult
 from n2q_edge.assessment.summary import SeriesSummary
 from n2q_edge.dicom.segmentation import Segment
@@ -41,7 +42,6 @@ from n2q_edge.files import make_folder
 from n2q_edge.quality.overlay import Rgb
 from n2q_edge.quality.policy import Judgement
 from n2q_edge.quality.regions import RegionSummary
-from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import ModelSpec
 

@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.evaluation import paper
-from n2q_edge.evaluation.cases import Case, FloatArray, FullDose, make_cases
+from n2q_edge.evaluation.cases import Case, FullDose, make_cases
 from n2q_edge.evaluation.predictions import Answer, Prediction
 from n2q_edge.evaluation.ssim import ssim_map
 from n2q_edge.files import make_folder

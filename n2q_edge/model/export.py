@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from n2q_edge import released_models
+from n2q_edge.arrays import FloatArray, round_up
 from n2q_edge.errors import ModelError, ParityError, UsageError, require
 from n2q_edge.files import write_file
 from n2q_edge.model import checkpoint
 from n2q_edge.model.quantize import calibration_slices, quantize
 from n2q_edge.runtimes import ort
-from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.runtimes.checks import Choice, feeds
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
@@ -163,7 +163,7 @@ def _checked(module: Module, spec: ModelSpec) -> Module:
 
     network: Module = Outputs()
     network.eval()
-    side = -(-SMALLEST_SIDE // spec.size_multiple) * spec.size_multiple
+    side = round_up(SMALLEST_SIDE, spec.size_multiple)
     hu = torch.full((2, 1, side, side), -1000.0)
     inputs = (hu, torch.zeros(2)) if spec.takes_reference else (hu,)
     try:
@@ -413,7 +413,7 @@ def parity_slices(multiple: int) -> list[FloatArray]:
     random = np.random.default_rng(2022)
     batches = []
     for count, height, width in PARITY_SHAPES:
-        sides = [-(-side // multiple) * multiple for side in (height, width)]
+        sides = [round_up(side, multiple) for side in (height, width)]
         batch = [_slice(sides[0], sides[1], 10.0 * 2**index, random) for index in range(count)]
         batches.append(np.stack(batch)[:, None])
     return batches

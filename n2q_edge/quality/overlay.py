@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.quality.scores import BoolArray, FloatArray
+from n2q_edge.arrays import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw

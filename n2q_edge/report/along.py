@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from n2q_edge.assessment.results import SeriesReport, SliceResult
-from n2q_edge.quality.crosscheck import NOISE_DISAGREEMENT
+from n2q_edge.quality.noise import NOISE_DISAGREEMENT
 from n2q_edge.report.charts import Axis, Chart, Plot, axis
 from n2q_edge.report.text import number
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from n2q_edge.arrays import bounding_box
 from n2q_edge.assessment.results import SeriesReport, SliceImages, SliceResult
 from n2q_edge.quality.domain import OUT_OF_DOMAIN
 from n2q_edge.quality.overlay import Rgb, draw_bar, draw_text, gray, overlay
-from n2q_edge.quality.scores import bounding_box
 from n2q_edge.report.along import charts_along
 from n2q_edge.report.charts import stacked
 from n2q_edge.report.text import number

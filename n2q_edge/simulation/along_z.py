@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from n2q_edge.simulation.calibration import FloatArray, NoiseCalibrationError, high_band_correlation
+from n2q_edge.arrays import FloatArray
+from n2q_edge.simulation.calibration import NoiseCalibrationError, high_band_correlation
 from n2q_edge.simulation.noise import Normals
 
 DEFAULT_RHO = 0.3  # of neighbours that cannot be measured; a GE phantom at 5 mm has .31

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from n2q_edge.quality.scores import body_mask, global_noise_level
+from n2q_edge.arrays import FloatArray
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level
 
-FloatArray: TypeAlias = NDArray[np.float32]
 Curve: TypeAlias = NDArray[np.float64]
 
 SOFT_TISSUE_HU = (-40.0, 140.0)  # muscle, organs, blood with contrast; fat and lung excluded

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-FloatArray: TypeAlias = NDArray[np.float32]
+from n2q_edge.arrays import FloatArray
+
 Mask: TypeAlias = NDArray[np.bool_]
 
 BODY_HU = -300.0

@@ -17,8 +17,8 @@ from n2q_edge.files import is_new_or_empty, make_folder
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+    from n2q_edge.arrays import FloatArray
     from n2q_edge.dicom import LoadedSlice, Series
-    from n2q_edge.simulation.noise import FloatArray
 
 OnSlice = Callable[[int], None]
 RHO_PAIRS = 7  # of neighbours, from which a series' correlation along z is measured

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.evaluation.ssim import gaussian_blur
-
-FloatArray = NDArray[np.float32]
 
 WINDOW, SIGMA = 7, 1.0  # pixels
 STRENGTHS = np.linspace(0.0, 8.0, 65)  # k that `whitening` chooses among

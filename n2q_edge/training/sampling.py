@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dataset.cache import STD_BLOCK, CachedSlice
 from n2q_edge.evaluation.ssim import gaussian_blur, ssim_map
 from n2q_edge.model.recipe import TrainingSettings
@@ -20,8 +21,6 @@ from n2q_edge.network.preprocess import Window
 from n2q_edge.simulation.noise import dose_factors
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.kernel import other_kernel, whitening
-
-FloatArray = NDArray[np.float32]
 
 MARGIN = 8  # pixels around a crop: 5 so that its SSIM map is that of the whole slice, 3 for another kernel
 LOWEST_DOSE = 0.03

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import n2q_edge
+from n2q_edge.arrays import FloatArray
 from n2q_edge.cli import main
 from n2q_edge.errors import ModelError
 from n2q_edge.report import document
-from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import FakeRuntime, phantom
 from tests.helpers.paths import ROOT
 

@@ -13,9 +13,9 @@ import pytest
 nibabel: Any = pytest.importorskip("nibabel")
 
 import n2q_edge
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dicom import Reason, Rejected, iter_slices, scan
 from n2q_edge.dicom.records import LoadedSlice
-from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import SPACING_MM, FakeRuntime, phantom, write_series
 
 # From indices along (left, back, head) to NIfTI's mm, which count to the right and the front; slices of 5 mm.

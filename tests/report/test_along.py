@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import SeriesReport
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.report.along import charts_along, limits_below
 from n2q_edge.report.charts import Chart
-from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import FakeRuntime, phantom
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import pydicom
 import pytest
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
-from n2q_edge.quality import crosscheck
+from n2q_edge.quality.noise import NOISE_DISAGREEMENT, NOISE_RATIO_LIMIT, noise_disagrees
 from n2q_edge.report import charts, document, html, overlay
-from n2q_edge.runtimes.base import FloatArray, Inference
+from n2q_edge.runtimes.base import Inference
 from n2q_edge.spec import FeatureLimits, ModelSpec
 from tests.helpers.fakes import FakeRuntime, phantom, write_series
 
@@ -204,7 +205,7 @@ def test_noise_that_disagrees_is_a_caution(tmp_path: Path) -> None:
     run = assess(scan([tmp_path]), NoisyRuntime(by_brightness), worst=1, keep_images=True)
     (result,) = run.series[0].slices
     assert result.noise_hu == pytest.approx(8, rel=0.1)
-    assert crosscheck.NOISE_DISAGREEMENT in result.flags
+    assert NOISE_DISAGREEMENT in result.flags
     assert "the model and a model-free measure disagree on the noise" in Reader(to_html(run)).words
 
 
@@ -245,16 +246,16 @@ def test_the_page_says_whether_the_domain_was_checked(ct_series: CtSeries) -> No
     ("measured", "model", "disagree"),
     [
         (10, 10, False),
-        (10, 10 * 0.99 * crosscheck.NOISE_RATIO_LIMIT, False),
-        (10, 10 * 1.01 * crosscheck.NOISE_RATIO_LIMIT, True),
-        (10 * 1.01 * crosscheck.NOISE_RATIO_LIMIT, 10, True),
+        (10, 10 * 0.99 * NOISE_RATIO_LIMIT, False),
+        (10, 10 * 1.01 * NOISE_RATIO_LIMIT, True),
+        (10 * 1.01 * NOISE_RATIO_LIMIT, 10, True),
         (0.0, 0.4, False),  # both far below what CT can have: rounding
         (None, 10, False),
         (10, None, False),
     ],
 )
 def test_disagreement(measured: float | None, model: float | None, disagree: bool) -> None:
-    assert crosscheck.noise_disagrees(measured, model) is disagree
+    assert noise_disagrees(measured, model) is disagree
 
 
 # ----------------------------------------------------------------------------------------- charts and colours

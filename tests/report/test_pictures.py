@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.quality.overlay import gray, overlay
 from n2q_edge.report.pictures import GAP, MARGIN, page_pictures, series_pictures, slice_picture
-from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import FakeRuntime, phantom
 
 WINDOW = (40.0, 300.0)

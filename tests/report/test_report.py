@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from n2q_edge import files
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
@@ -21,7 +22,6 @@ from n2q_edge.machine import describe_machine
 from n2q_edge.report import document, folder, slices_csv, table
 from n2q_edge.report.text import percent, printable, shorten
 from n2q_edge.runtimes import Runtime, open_model
-from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.spec import FeatureLimits
 from tests.helpers import tiny
 from tests.helpers.fakes import FakeRuntime, phantom, write_series
