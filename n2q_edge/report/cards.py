@@ -43,10 +43,19 @@ def groups(entry: dict[str, Any], levels: list[float]) -> list[Group]:
     summary = entry["summary"]
     found = [
         Group("Measured, without a model", tuple(_measured(summary))),
+        Group("Against the reference of full dose", tuple(_against_reference(summary["reference"]))),
         Group("Predicted by the model", tuple(_predicted(summary, levels))),
         Group("This run", tuple(_run(entry))),
     ]
     return [group for group in found if group.cards]
+
+
+def _relative_to(summary: dict[str, Any]) -> str:
+    """What the predicted SSIM compares with."""
+    reference = summary["reference"]
+    if reference and reference["slices"]:
+        return f"relative to {number(reference['noise_hu_median'], 1)} HU"
+    return "against an assumed full dose"
 
 
 def dose_statement(level: float, levels: list[float]) -> str:
@@ -64,6 +73,31 @@ def _measured(summary: dict[str, Any]) -> list[Card]:
     return cards or [Card("Noise", "–", "too little soft tissue to measure it")]
 
 
+def _against_reference(found: dict[str, Any] | None) -> list[Card]:
+    """Noise and equivalent dose relative to the reference; why there is none; nothing if nobody asked."""
+    if found is None:
+        return []
+    cards = []
+    if found["equivalent_dose_median"] is not None and found["equivalent_dose_interval"]:
+        low, high = found["equivalent_dose_interval"]
+        cards = [
+            Card(
+                "Noise over reference",
+                number(found["noise_ratio_median"], 2),
+                f"reference {number(found['noise_hu_median'], 1)} HU ({found['source']})",
+            ),
+            Card(
+                "Equivalent dose",
+                f"{found['equivalent_dose_median']:.0%}",
+                f"of the reference's dose; 95 % within {low:.0%} to {high:.0%}",
+            ),
+        ]
+    return cards + [
+        Card("Reference", "unknown", f"{each['slices']} slices: {each['reason']}")
+        for each in found["unknown"]
+    ]
+
+
 def _predicted(summary: dict[str, Any], levels: list[float]) -> list[Card]:
     quality = summary["quality"]
     if quality["mean"] is None:
@@ -72,7 +106,7 @@ def _predicted(summary: dict[str, Any], levels: list[float]) -> list[Card]:
         Card(
             "Predicted SSIM",
             number(quality["mean"], 2),
-            f"against an assumed full dose; lowest slice {number(quality['min'], 2)}",
+            f"{_relative_to(summary)}; lowest slice {number(quality['min'], 2)}",
         )
     ]
     most = max(summary["dose"], key=lambda count: count["slices"], default=None)
