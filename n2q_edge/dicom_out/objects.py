@@ -25,7 +25,7 @@ from n2q_edge.assessment.summary import SeriesSummary
 from n2q_edge.dicom.segmentation import Segment
 from n2q_edge.dicom_out import codes
 from n2q_edge.dicom_out.ct_image import write_dataset
-from n2q_edge.dicom_out.overlay import RgbArray, overlay, secondary_capture
+from n2q_edge.dicom_out.overlay import caption, overlay_picture, secondary_capture
 from n2q_edge.dicom_out.parametric_map import (
     NOISE,
     QUALITY,
@@ -38,6 +38,7 @@ from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, che
 from n2q_edge.dicom_out.structured_report import Algorithm, Group, Value, structured_report
 from n2q_edge.errors import OutputError, require
 from n2q_edge.files import make_folder
+from n2q_edge.quality.overlay import Rgb
 from n2q_edge.quality.policy import Judgement
 from n2q_edge.quality.regions import RegionSummary
 from n2q_edge.runtimes.base import FloatArray
@@ -312,7 +313,7 @@ class _Collected:
         if images.noise_map is not None:
             self.has_noise = True
             self._append("noise", images.noise_map)
-        picture = overlay(images.hu, images.quality_map, images.mask, window, _caption(result))
+        picture = overlay_picture(images, window, caption(result))
         with _output(self.folder):
             self._files["overlay"].write(picture.tobytes())
         self.results.append(replace(result, images=None))
@@ -341,14 +342,6 @@ class _Collected:
     def remove(self) -> None:
         self.remove_pixels()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _caption(result: SliceResult) -> str:
-    parts = [f"slice {result.number}"]
-    parts += [f"SSIM {result.quality.mean:.2f}"] if result.quality else ["no body found"]
-    parts += [f"dose {result.dose.level:g} %"] if result.dose else []
-    parts += [f"noise {result.noise_hu:.0f} HU"] if result.noise_hu is not None else []
-    return "  ".join(parts)
 
 
 # -------------------------------------------------------------------------------------------------- objects
@@ -394,7 +387,7 @@ class _Job:
             layout = item.ref.layout
             size = layout.rows * layout.columns * 3
             pixels = self.collected.read("overlay", self._index[id(item)], size)
-            picture: RgbArray = np.frombuffer(pixels, np.uint8).reshape(layout.rows, layout.columns, 3)
+            picture: Rgb = np.frombuffer(pixels, np.uint8).reshape(layout.rows, layout.columns, 3)
             dataset = secondary_capture(
                 self.context,
                 item,
