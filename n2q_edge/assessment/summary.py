@@ -6,10 +6,11 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from n2q_edge.assessment.timing import Percentiles, summarise
-from n2q_edge.quality.domain import DeviationSummary, series_text, summarise_deviations
+from n2q_edge.dicom import UNLIKE_AXIAL_HU
+from n2q_edge.quality.domain import OUT_OF_DOMAIN, DeviationSummary, series_text, summarise_deviations
 from n2q_edge.quality.policy import Judgement
 from n2q_edge.quality.regions import RegionSummary, summarise_regions
 
@@ -119,9 +120,10 @@ def summarize(report: SeriesReport) -> SeriesSummary:
     Args:
         report: the series, its results and the policy that judges it.
     """
-    slices, protocol = report.slices, report.series.protocol
-    means = [result.quality.mean for result in slices if result.quality]
-    strange = sum(bool(result.out_of_domain) for result in slices if result.quality)
+    slices = report.slices
+    scored = [result for result in slices if result.quality]
+    doubted = sum(is_doubted(result.flags) for result in scored)
+    means = [result.quality.mean for result in scored if result.quality]
     levels = Counter(result.dose.level for result in slices if result.dose)
     return SeriesSummary(
         slices=len(slices),
@@ -130,13 +132,13 @@ def summarize(report: SeriesReport) -> SeriesSummary:
         noise_hu=_noise([result.noise_hu for result in slices]),
         model_noise_hu=_noise([result.model_noise_hu for result in slices]),
         dose=tuple(DoseCount(level, levels[level]) for level in sorted(levels)),
-        domain=_domain(slices, strange / len(means) if means else 0.0),
+        domain=_domain(slices, scored),
         regions=tuple(summarise_regions((result.number, result.regions) for result in slices)),
         flags=dict(Counter(flag for result in slices for flag in result.flags).most_common()),
-        verdict=report.policy.judge(protocol, means, strange),
+        verdict=report.policy.judge(report.series.protocol, means, doubted),
         worst=tuple(report.worst),
-        tube_current_ma=_range(protocol, "tube_current_ma"),
-        exposure_mas=_range(protocol, "exposure_mas"),
+        tube_current_ma=_range(slices, [result.ref.exposure.tube_current_ma for result in slices]),
+        exposure_mas=_range(slices, [result.ref.exposure.exposure_mas for result in slices]),
         latency=summarise([result.times for result in slices]),
         seconds=report.seconds,
     )
@@ -153,15 +155,23 @@ def _noise(values: Sequence[float | None]) -> NoiseSummary | None:
     return NoiseSummary(statistics.median(known), min(known), max(known)) if known else None
 
 
-def _domain(slices: Sequence[SliceResult], share: float) -> DomainSummary | None:
+def is_doubted(flags: Sequence[str]) -> bool:
+    """Whether a slice with these flags is unlike what models are trained on: its score is no proof."""
+    return OUT_OF_DOMAIN in flags or not UNLIKE_AXIAL_HU.isdisjoint(flags)
+
+
+def _domain(slices: Sequence[SliceResult], scored: Sequence[SliceResult]) -> DomainSummary | None:
     found = [result.out_of_domain for result in slices if result.out_of_domain is not None]
     if not found:
         return None
+    strange = sum(bool(result.out_of_domain) for result in scored)
+    share = strange / len(scored) if scored else 0.0
     return DomainSummary(
         sum(bool(each) for each in found), share, series_text(found), tuple(summarise_deviations(found))
     )
 
 
-def _range(protocol: Mapping[str, Any], name: str) -> Range | None:
-    value = protocol.get(name)
-    return None if value is None else Range(float(value), float(value))
+def _range(slices: Sequence[SliceResult], values: Sequence[float | None]) -> Range | None:
+    known = [value for value in values if value is not None]
+    doubtful = any("doubtful_exposure" in result.flags for result in slices)
+    return Range(min(known), max(known), doubtful) if known else None

@@ -34,7 +34,7 @@ from n2q_edge.dicom_out.parametric_map import (
     volumes,
     write_parametric_map,
 )
-from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, read_context
+from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, source_context
 from n2q_edge.dicom_out.structured_report import Algorithm, Group, Value, structured_report
 from n2q_edge.errors import OutputError, require
 from n2q_edge.files import make_folder
@@ -199,10 +199,9 @@ class DicomWriter:
     ) -> list[tuple[str, str, Dataset]]:
         """Write into the hidden folder; kind, file name and data set of every object."""
         collected.end()
-        series = report.series
         try:
             refs = [result.ref for result in collected.results]
-            context = read_context(refs, series.study_instance_uid, series.series_instance_uid)
+            context = source_context(refs, report.series)
         except NotWrittenError as error:
             objects.leave_out(error.reason, str(error))
             collected.remove_pixels()

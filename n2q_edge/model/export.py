@@ -21,8 +21,8 @@ import numpy as np
 from n2q_edge import released_models
 from n2q_edge.errors import ModelError, ParityError, UsageError, require
 from n2q_edge.files import write_file
+from n2q_edge.model import checkpoint
 from n2q_edge.model.quantize import calibration_slices, quantize
-from n2q_edge.network import checkpoint
 from n2q_edge.runtimes import ort
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.runtimes.checks import INPUT_NAME, Choice
@@ -43,7 +43,7 @@ RELATIVE_TOLERANCE = 1e-3  # of the outputs beside the quality map, relative to 
 # Without a recipe. InstanceNorm over constant air magnifies rounding: N2Q's U-Net, untrained, is 5e-5 off on
 # average, the compact net 4e-8.
 DEFAULT_TOLERANCES = {"max_map_difference": 5e-3, "mean_map_difference": 1e-4}
-# Of the other precisions, without a recipe; measured figures are in docs/gpu.md. A bad INT8 is 0.06 and more
+# Of the other precisions, without a recipe; figures are in docs/how-to/gpu.md. A bad INT8 is 0.06 and more
 # off on average.
 LOWER_TOLERANCES = {
     "fp16": {"max_map_difference": 1e-2, "mean_map_difference": 1e-3},

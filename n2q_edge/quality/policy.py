@@ -1,8 +1,8 @@
 """The quality policy: what the scores of a series mean, and what is to be done about it.
 
-A policy is a TOML file (docs/policy.md); `policies/default.toml` is used where none is given. Its rules are
+A policy is a TOML file (docs/reference/policy.md); `policies/default.toml` is the default. Its rules are
 tried from the top, the first that matches a series decides. Judging needs the slices' mean qualities and how
-many of them are out of domain, so stored scores can be judged again with other thresholds.
+many of them the tool itself doubts, so stored scores can be judged again with other thresholds.
 """
 
 from __future__ import annotations
@@ -170,15 +170,13 @@ class Policy:
     exit_code_on: frozenset[Verdict]
     webhook: Webhook | None
 
-    def judge(
-        self, protocol: Mapping[str, Any], slice_means: Sequence[float], out_of_domain: int = 0
-    ) -> Judgement:
+    def judge(self, protocol: Mapping[str, Any], slice_means: Sequence[float], doubted: int = 0) -> Judgement:
         """Judge a series.
 
         Args:
             protocol: its protocol, see `n2q_edge.dicom.protocol`.
             slice_means: mean quality of every slice that has one.
-            out_of_domain: how many of these slices are unlike the model's training data.
+            doubted: how many of these slices are unlike what models are trained on.
         """
         rule = next((rule for rule in self.rules if rule.matches(protocol)), None)
         if rule is None:
@@ -190,9 +188,9 @@ class Policy:
         standards = {"usable": rule.usable, "meets": rule.meets}
         if not slice_means:
             return Judgement(None, rule.name, ("no slice has a score",), standards)
-        if out_of_domain / len(slice_means) > self.out_of_domain_share + 1e-9:
+        if doubted / len(slice_means) > self.out_of_domain_share + 1e-9:
             reason = (
-                f"{out_of_domain} of {len(slice_means)} scored slices are out of domain "
+                f"{doubted} of {len(slice_means)} scored slices are out of domain "
                 f"({100 * self.out_of_domain_share:g} % tolerated)"
             )
             return Judgement(self.out_of_domain_verdict, rule.name, (reason,), standards)
@@ -223,7 +221,7 @@ def load_policy(path: Path | None = None) -> Policy:
     try:
         return _policy(content, path, hashlib.sha256(data).hexdigest())
     except _Invalid as error:
-        raise UsageError(f"the policy {file}: {error}; docs/policy.md describes the format") from None
+        raise UsageError(f"the policy {file}: {error}; see docs/reference/policy.md") from None
 
 
 class _Invalid(Exception):  # noqa: N818 - becomes a UsageError with the file's name

@@ -140,7 +140,7 @@ def _group(keys: tuple[str, ...], ai_model: str, members: list[StoredSeries], po
         Point(
             series,
             quality,
-            policy.judge(series.protocol, series.qualities, series.out_of_domain),
+            policy.judge(series.protocol, series.qualities, series.doubted),
             f"outside {limits.low:.3f} to {limits.high:.3f}" if limits and limits.outside(quality) else None,
         )
         for series, quality in zip(members, qualities, strict=True)

@@ -26,8 +26,8 @@ from typing import Any
 
 import n2q_edge
 from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
+from n2q_edge.assessment.summary import is_doubted
 from n2q_edge.errors import OutputError, UsageError
-from n2q_edge.quality.domain import OUT_OF_DOMAIN
 
 APPLICATION_ID = 0x6E327131  # "n2q1": marks the file as ours
 BUSY_SECONDS = 60.0
@@ -96,7 +96,7 @@ class StoredSeries:
         protocol: as in `n2q_edge.dicom.protocol`, without what identifies.
         qualities: mean quality of every slice that has one, in z order.
         noises_hu: model-free noise of every slice that has one.
-        out_of_domain: how many of the slices with a quality are unlike the model's training data.
+        doubted: how many of the slices with a quality are unlike what models are trained on.
     """
 
     series_uid: str
@@ -106,7 +106,7 @@ class StoredSeries:
     protocol: dict[str, Any]
     qualities: tuple[float, ...]
     noises_hu: tuple[float, ...]
-    out_of_domain: int
+    doubted: int
 
 
 def append(path: Path, assessment: Assessment, *, with_phi: bool = False) -> Appended:
@@ -193,9 +193,7 @@ def _stored(connection: sqlite3.Connection, row: Sequence[Any]) -> StoredSeries:
         protocol=dict(zip(PROTOCOL, row[5:], strict=True)),
         qualities=tuple(quality for quality, _, _ in slices if quality is not None),
         noises_hu=tuple(noise for _, noise, _ in slices if noise is not None),
-        out_of_domain=sum(
-            OUT_OF_DOMAIN in flags.split() for quality, _, flags in slices if quality is not None
-        ),
+        doubted=sum(is_doubted(flags.split()) for quality, _, flags in slices if quality is not None),
     )
 
 
