@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NoReturn
 
 from n2q_edge.dicom.reasons import Reason, Refusal
 
@@ -104,12 +104,16 @@ class Walker:
             if tag in wanted:
                 values[tag] = buffer[at + 8 : end]
             at = end
-        self._spend((at + offset - position) // 8)  # no fewer bytes an element
+        self._left -= (at + offset - position) // 8  # no fewer bytes an element
+        if self._left < 0:
+            self._refuse()
         return at + offset
 
     def head(self, position: int, explicit: bool) -> tuple[int, str | None, int, int] | None:
         """(tag, VR, offset of the value, length) of an element; None if the file ends in it."""
-        self._spend(1)
+        self._left -= 1
+        if self._left < 0:
+            self._refuse()
         head = self.window.read(position, LONG_HEAD)
         if len(head) < 8:
             return None
@@ -210,10 +214,9 @@ class Walker:
             yield start, end, explicit
             position = end
 
-    def _spend(self, elements: int) -> None:
-        self._left -= elements
-        if self._left < 0:
-            raise Refusal(Reason.CORRUPT_HEADER, f"more than {MAX_ELEMENTS} elements")
+    @staticmethod
+    def _refuse() -> NoReturn:
+        raise Refusal(Reason.CORRUPT_HEADER, f"more than {MAX_ELEMENTS} elements")
 
     def _explicit_inside(self, vr: str | None) -> bool:
         """PS3.5 6.2.2: a UN element of undefined length holds an implicit VR sequence."""
