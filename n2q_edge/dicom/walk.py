@@ -19,9 +19,7 @@ PIXEL_GROUP = 0x7FE0
 UNDEFINED = 0xFFFFFFFF
 WINDOW = 16 * 1024  # one read covers most headers
 MAX_DEPTH = 64
-MAX_ELEMENTS = (
-    5_000_000  # 50 for each of 100,000 frames; seconds, where gigabytes of empty elements take hours
-)
+MAX_ELEMENTS = 2_000_000  # 100 for each of 20,000 frames; gigabytes of empty ones would take hours
 LONG_HEAD = 12  # bytes of an element before its value, at most
 
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
