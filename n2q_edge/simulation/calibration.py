@@ -35,13 +35,14 @@ LOWEST_PER_MM = (0.2, 0.27, 0.34)  # anatomy below: the first that gives no more
 TOLERATED_EXCESS = 1.1
 LEVEL_WEIGHTS = (1.0, 3.0**0.5)  # D = 1/2 and 1/4
 LEVEL_SHARE = 0.5  # of the second opinion on the strength
-LEVEL_LIMITS = (0.85, 1.15)
+LEVEL_REACH = 0.35  # of its logarithm
 LEAST_PATCHES, MOST_PATCHES = 12, 600
 MOST_IMAGES = 3  # of unit noise that are looked at
 FLATTEST, FEWEST_FLATTEST = 0.25, 32  # share of the patches, by their power in the lowest band
 BANDS = 12
 ROUNDING_VARIANCE = 1.0 / 12.0  # HU^2, of whole numbers
-MODEL_ERROR = 0.1  # of the log power: what no polynomial follows
+MODEL_ERROR = 0.1  # of the log power: what no polynomial follows, more where there is little power
+LEAST_SHARE = 0.01  # of the greatest power
 LARGEST_DIRECTION = 1.5
 PLACE_MM = 150.0
 PLACE_LOWEST_PER_MM = 0.3
@@ -179,8 +180,16 @@ def calibrate(hu: FloatArray, unit: FloatArray, pixel_mm: float) -> Calibration:
         if excess <= TOLERATED_EXCESS:
             break
     assert best is not None
-    correction = best[0] ** -LEVEL_SHARE
-    return best[1].scaled(float(np.clip(correction, *LEVEL_LIMITS)))
+    return best[1].scaled(_correction(best[0]))
+
+
+def _correction(excess: float) -> float:
+    """Factor on the strength that goes part of the way to what the model-free noise says, if that is near.
+
+    Far off, its mode has jumped from one tissue to another: then it has no say.
+    """
+    log = float(np.log(excess))
+    return float(np.exp(-LEVEL_SHARE * log * np.exp(-((log / LEVEL_REACH) ** 2))))
 
 
 class LevelRise:
@@ -219,8 +228,10 @@ def _fit(bands: _Bands, own: Curve, noise: Curve, level: Curve, lowest_per_mm: f
     rounding = ROUNDING_VARIANCE / np.median(level)
     signal = np.maximum(measured - rounding, 0.05 * measured)
     square = (bands.frequency[1:] / bands.frequency[-1]) ** 2
-    variance = MODEL_ERROR**2 + 8 / (count * bands.count[1:][use]) + (rounding / signal) ** 2
-    fit = _ridge(square[use], np.log(signal / expected), variance)
+    quotient = signal / expected
+    matters = np.maximum(quotient / quotient.max(), LEAST_SHARE)
+    variance = MODEL_ERROR**2 / matters + 8 / (count * bands.count[1:][use]) + (rounding / signal) ** 2
+    fit = _ridge(square[use], np.log(quotient), variance)
     return Kernel(tuple(float(value) for value in fit), float(bands.frequency[-1]))
 
 
