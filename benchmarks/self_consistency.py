@@ -26,8 +26,8 @@ from scipy import ndimage
 from n2q_edge.dicom import LoadedSlice, iter_slices, scan
 from n2q_edge.machine import describe_machine
 from n2q_edge.quality import scores
-from n2q_edge.simulation.calibration import FloatArray, NoiseCalibrationError, solid_tissue
 from n2q_edge.simulation.noise import inserted_noise, noise_basis, normals
+from n2q_edge.simulation.patches import FloatArray, NoiseCalibrationError, solid_tissue
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "self_consistency.json"
@@ -51,7 +51,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Found:
-    """One slice: rises over the law by dose and measure, and neighbour correlations along x and y."""
+    """One slice: rises over the law by dose and measure, and neighbor correlations along x and y."""
 
     own_hu: float
     level: dict[str, float]

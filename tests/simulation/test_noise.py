@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("numba")
 
 from n2q_edge.simulation import noise
-from n2q_edge.simulation.calibration import NoiseCalibrationError
+from n2q_edge.simulation.patches import NoiseCalibrationError
 
 SIZE, PIXEL_MM = 320, 0.9
 Y, X = (np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2) * PIXEL_MM
