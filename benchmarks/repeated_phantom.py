@@ -1,8 +1,8 @@
 """Inserted noise against the measured noise of a real phantom: neighboring slices of a uniform section.
 
 Two slices of the same section differ by noise alone: the standard deviation of their difference over
-sqrt(2 (1 - rho)) is the noise of one, with rho the share of noise that neighbors have in common. The insertion
-is given one slice and has to arrive at that noise.
+sqrt(2 (1 - rho)) is the noise of one, with rho the correlation of neighbors' noise. The insertion is given
+one slice and has to arrive at that noise.
 
     python -m benchmarks.repeated_phantom --data ../shared/phantom
 """
