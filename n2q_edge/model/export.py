@@ -157,17 +157,18 @@ def _checked(module: Module, spec: ModelSpec) -> Module:
             super().__init__()
             self.module = module
 
-        def forward(self, hu: Any) -> tuple[Any, ...]:
-            found = self.module(hu)
+        def forward(self, hu: Any, reference_noise_hu: Any = None) -> tuple[Any, ...]:
+            found = self.module(hu) if reference_noise_hu is None else self.module(hu, reference_noise_hu)
             return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
     network: Module = Outputs()
     network.eval()
     side = -(-SMALLEST_SIDE // spec.size_multiple) * spec.size_multiple
     hu = torch.full((2, 1, side, side), -1000.0)
+    inputs = (hu, torch.zeros(2)) if spec.takes_reference else (hu,)
     try:
         with torch.inference_mode():
-            outputs = network(hu)
+            outputs = network(*inputs)
     except Exception as error:  # whatever a foreign network raises
         raise ModelError(f"model {spec.name!r} fails on HU {list(hu.shape)}: {first_line(error)}") from None
     tensors = [one for one in outputs if isinstance(one, torch.Tensor)]
@@ -375,6 +376,12 @@ def _compare_batch(
 def _same_dose(actual: Mapping[str, FloatArray], expected: Mapping[str, FloatArray]) -> bool:
     levels = [outputs["dose_probabilities"].argmax(axis=1) for outputs in (actual, expected)]
     return bool((levels[0] == levels[1]).all())
+
+
+def _told(parity: Parity) -> str:
+    if parity.reference_noise_hu is None:
+        return ""
+    return f" with a reference of {', '.join(f'{hu:g}' for hu in parity.reference_noise_hu)} HU"
 
 
 def _hold(parity: Parity, tolerances: ExportSettings, out: Path, precision: str = "fp32") -> None:
