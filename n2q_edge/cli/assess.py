@@ -50,6 +50,17 @@ def assess(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="With -o: write DICOM maps, report and overlays there, too.")
     ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Full-dose noise: a file of 'n2q-edge reference', or a full-dose series."),
+    ] = None,
+    reference_noise: Annotated[
+        float | None, typer.Option(metavar="HU", help="Full-dose noise, measured as 'noise' is.")
+    ] = None,
+    reference_diameter: Annotated[
+        float | None,
+        typer.Option(metavar="MM", help="Water-equivalent diameter that --reference-noise holds for."),
+    ] = None,
     seg: Annotated[
         Path | None, typer.Option(help="DICOM Segmentation: score its segments, not the tissue classes.")
     ] = None,
@@ -61,6 +72,7 @@ def assess(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes, no table.")] = False,
 ) -> int:
     """Assess every CT slice found under PATH: quality, dose level, noise, latency."""
+    from n2q_edge.assessment.learn_reference import open_reference
     from n2q_edge.assessment.run import assess as assess_all
     from n2q_edge.assessment.slice_result import tissue_regions
     from n2q_edge.cli.progress import ticks
@@ -79,6 +91,7 @@ def assess(
     if dicom and not out:
         raise UsageError("--dicom writes into the folder of -o OUT: name one")
     rules = load_policy(policy)
+    known = open_reference(reference, reference_noise, reference_diameter)
     if out:
         make_folder(out)
     if db:
@@ -103,6 +116,7 @@ def assess(
                 keep_images=out is not None,
                 on_outcome=tick,
                 regions=organs.regions if organs else tissue_regions,
+                reference=known,
                 collector=objects,
             )
     give_back_freed_memory()  # with the model's

@@ -1,4 +1,4 @@
-"""DICOM CT in: find series, order their slices, decode them to HU."""
+"""DICOM CT in: find series, order their slices, decode them to HU. DICOM out is `n2q_edge.dicom_out`."""
 
 from n2q_edge.dicom.reader import SliceReader, iter_slices
 from n2q_edge.dicom.reasons import Reason, Rejected, Skipped

@@ -42,6 +42,7 @@ from n2q_edge.quality.overlay import Rgb
 from n2q_edge.quality.policy import Judgement
 from n2q_edge.quality.regions import RegionSummary
 from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import ModelSpec
 
 OWN_FOLDER = re.compile(r"\.?series\d{3,}(\.part)?")
@@ -311,7 +312,8 @@ class _Collected:
         self._append("quality", images.quality_map)
         if images.noise_map is not None:
             self.has_noise = True
-            self._append("noise", images.noise_map)
+            rows, columns = images.hu.shape
+            self._append("noise", enlarge(images.noise_map, images.map_cell)[:rows, :columns])
         picture = overlay_picture(images, window, caption(result))
         with _output(self.folder):
             self._files["overlay"].write(picture.tobytes())

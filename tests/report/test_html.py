@@ -35,7 +35,7 @@ def by_brightness(hu: FloatArray) -> FloatArray:
 class NoisyRuntime(FakeRuntime):
     """Says that the noise is 40 HU everywhere."""
 
-    def infer(self, hu: FloatArray) -> Inference:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
         found = super().infer(hu)
         return Inference(
             found.quality_map, found.dose_probabilities, found.timing, noise_map=np.full_like(hu, 40)

@@ -197,7 +197,7 @@ def test_full_dose_noise_is_that_of_a_clinical_scan() -> None:
 
 
 def test_the_phantom_is_like_what_the_released_model_was_trained_on() -> None:
-    """Else `make demo` would show warnings; at 0.65 of Nyquist the noise was smoother than any in training."""
+    """Else `make demo` would warn; with a cutoff of 0.65 the noise was smoother than any in training."""
     pytest.importorskip("onnxruntime")
     scan = PhantomScan(slices=24, dose=0.25, seed=0)
     with open_model() as model:
