@@ -9,7 +9,7 @@ from n2q_edge.report.text import number, percent
 
 MEASURED = (
     ("noise_hu", "Noise", "HU", 1),
-    ("noise_frequency_per_mm", "Noise texture", "/mm", 2),
+    ("noise_frequency_per_mm", "Noise texture", "mm⁻¹", 2),
     ("water_equivalent_diameter_mm", "Water-equivalent diameter", "mm", 0),
     ("ssde_mgy", "SSDE", "mGy", 1),
 )
