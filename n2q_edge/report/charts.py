@@ -1,8 +1,8 @@
 """Small SVG charts, for pages and as files of their own.
 
 In a page they take their colors from its style sheet: they follow light, dark and print, and their text is
-the page's text. A `Plot` collects marks in data coordinates; `svg` draws them, `stacked` makes a file of
-several. Every text is escaped.
+the page's text. A `Plot` collects marks in data coordinates; `svg` draws them, `stacked` makes files of them.
+Every text is escaped.
 """
 
 from __future__ import annotations
