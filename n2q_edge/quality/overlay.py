@@ -27,7 +27,7 @@ PALETTE = (
 GOOD_SSIM = 0.9
 """From here up tissue stays gray."""
 
-FULL_SSIM, MOST_OPAQUE = 0.35, 0.85
+FULL_SSIM, MOST_OPAQUE = 0.35, 0.6
 """From here down the color has its greatest opacity; anatomy still shines through."""
 
 MID_GRAY = 128

@@ -99,6 +99,7 @@ def _series(
         "charts": charts_along(report),
         "limits_below": limits_below(report),
         "has_error": any(item["expected_error"] is not None for item in entry["slices"]),
+        "has_reference": any("noise_hu" in (item["reference"] or {}) for item in entry["slices"]),
         "has_model_noise": any(item["model_noise_hu"] is not None for item in entry["slices"]),
         "histogram": _histogram(entry["slices"], document["settings"]["quality_threshold"]),
         "worst": [(by_number[result.number], *_picture_uris(result.images, spec)) for result in shown],

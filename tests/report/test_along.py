@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ def test_the_worst_slices_are_those_of_the_summary(report: SeriesReport) -> None
 
 def with_current(report: SeriesReport, *values: float | None) -> SeriesReport:
     refs = [
-        SimpleNamespace(position_mm=result.ref.position_mm, exposure=SimpleNamespace(tube_current_ma=value))
+        replace(result.ref, exposure=replace(result.ref.exposure, tube_current_ma=value))
         for result, value in zip(report.slices, values, strict=True)
     ]
     return changed(report, ref=refs)

@@ -116,7 +116,7 @@ def test_noise(outputs: Outputs) -> None:
     summary = outputs.json["summary"]
     assert summary["noise_hu_median"] == pytest.approx(median, abs=1e-3)
     assert (summary["noise_hu_min"], summary["noise_hu_max"]) == (noises[0], noises[-1])
-    assert in_table(outputs, r"noise +(\S+) to (\S+) HU, median (\S+)") == pytest.approx(
+    assert in_table(outputs, r"noise +(\S+) to (\S+) HU, median ([0-9.]+)") == pytest.approx(
         (noises[0], noises[-1], median), abs=0.05001
     )
     assert figure(outputs, "Noise").startswith(f"{summary['noise_hu_median']:.1f} HU")
