@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from n2q_edge import scoring
+from n2q_edge.quality import scores as scoring
 from n2q_edge.dicom import LoadedSlice, iter_slices, scan
 from n2q_edge.machine import describe_machine
 from n2q_edge.simulation.calibration import FloatArray, NoiseCalibrationError, soft_tissue
