@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from n2q_edge.quality import scores as scoring
 from n2q_edge.dicom import LoadedSlice, iter_slices, scan
 from n2q_edge.machine import describe_machine
-from n2q_edge.simulation.calibration import FloatArray, NoiseCalibrationError, soft_tissue
+from n2q_edge.quality import scores
+from n2q_edge.simulation.calibration import FloatArray, NoiseCalibrationError, solid_tissue
 from n2q_edge.simulation.noise import inserted_noise, noise_basis, normals
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +91,7 @@ def fine(image: FloatArray) -> NDArray[np.float64]:
 
 def flat_patches(hu: FloatArray) -> list[tuple[slice, slice]]:
     """Patches of soft tissue with the least coarse structure."""
-    soft = soft_tissue(hu)
+    soft = solid_tissue(hu)
     coarse = ndimage.gaussian_filter(hu.astype(np.float64), COARSE)
     found = []
     for row in range(0, hu.shape[0] - PATCH + 1, PATCH // 2):
@@ -121,15 +121,15 @@ def measure(loaded: LoadedSlice, rng: np.random.Generator) -> Found | str:
     hu, spacing = loaded.hu, loaded.pixel_spacing_mm
     if spacing is None:
         return "no spacing"
-    body = scoring.body_mask(hu, spacing)
-    own = scoring.global_noise_level(hu, body, spacing)
+    body = scores.body_mask(hu, spacing)
+    own = scores.global_noise_level(hu, body, spacing)
     if not own:
         return "no model-free noise"
     try:
         basis = noise_basis(hu, spacing[0], normals(rng), quantum=2, electronic=1)
     except NoiseCalibrationError as error:
         return str(error)
-    soft = soft_tissue(hu)
+    soft = solid_tissue(hu)
     patches = flat_patches(hu)
     if not patches:
         return "no flat patch"
@@ -137,7 +137,7 @@ def measure(loaded: LoadedSlice, rng: np.random.Generator) -> Found | str:
     own_differences = noise_by_differences(hu, soft)
     for dose in DOSES:
         low = hu + inserted_noise(basis, dose, rng)
-        level[f"{dose:g}"] = (scoring.global_noise_level(low, body, spacing) or 0.0) / own * dose**0.5
+        level[f"{dose:g}"] = (scores.global_noise_level(low, body, spacing) or 0.0) / own * dose**0.5
         differences[f"{dose:g}"] = noise_by_differences(low, soft) / own_differences * dose**0.5
     inserted = np.mean([correlation(image, patches) for image in basis.quantum], axis=0)
     return Found(own, level, differences, correlation(hu, patches), (float(inserted[0]), float(inserted[1])))
@@ -153,7 +153,8 @@ def spread(files: list[Path], count: int) -> list[Path]:
 
 def measure_series(one: Series, slices: int) -> tuple[list[Found], list[str]]:
     """Some slices of a series, and why others were left out."""
-    found, reasons = [], []
+    found: list[Found] = []
+    reasons: list[str] = []
     for series in scan(spread(one.files, slices)).series:
         for loaded in iter_slices(series):
             if isinstance(loaded, LoadedSlice):
@@ -187,7 +188,8 @@ def medians(found: list[Found]) -> dict[str, object]:
 def line(name: str, numbers: dict[str, object]) -> str:
     """One line for a terminal."""
     level, differences = numbers["level"], numbers["differences"]
-    assert isinstance(level, dict) and isinstance(differences, dict)
+    assert isinstance(level, dict)
+    assert isinstance(differences, dict)
     parts = [" ".join(f"{value:5.2f}" for value in part.values()) for part in (level, differences)]
     return (
         f"{name:44.44s} {numbers['own_hu']:6} | {' | '.join(parts)} |"

@@ -40,8 +40,8 @@ class CachedSlice:
         split: `train`, `test` or another name from an index.
         pixel_mm: pixel spacing, mm.
         electronic_quanta: Ne; 0 where the noise was measured.
-        noise_hu: noise of the full-dose slice, without a model (`quality.scores.global_noise_level`); None
-            if it cannot be measured.
+        noise_hu: model-free noise of the full-dose slice (`quality.scores.global_noise_level`); None if it
+            cannot be measured.
         quantum_images: how many of its noise images are quantum noise.
         thickness_mm: slice thickness of the header, None if unknown; not stored in the cache.
     """

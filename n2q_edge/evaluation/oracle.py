@@ -30,7 +30,7 @@ from n2q_edge.evaluation.predictions import Answer, Prediction
 from n2q_edge.evaluation.ssim import ssim_map
 from n2q_edge.files import make_folder
 from n2q_edge.network.preprocess import Window
-from n2q_edge.simulation.calibration import soft_tissue
+from n2q_edge.simulation.calibration import solid_tissue
 from n2q_edge.simulation.noise import dose_factors, noise_images
 from n2q_edge.simulation.phantom import Z_RANGE_MM, Phantom
 from n2q_edge.simulation.series import FIELD_OF_VIEW_MM, KERNEL_CUTOFF, SIZE
@@ -110,7 +110,7 @@ class PhantomSlice:
         height = float(rng.uniform(Z_RANGE_MM[0] + 10.0, Z_RANGE_MM[1] - 10.0))
         anatomy = Phantom(self.seed).slice_hu(height, self.size, self.pixel_mm)
         noise, _ = noise_images(anatomy, self.pixel_mm, KERNEL_CUTOFF, rng, quantum=images, electronic=1)
-        strength = float(noise[:, soft_tissue(anatomy)].std())
+        strength = float(noise[:, solid_tissue(anatomy)].std())
         return anatomy, noise * np.float32(self.noise_hu / strength)
 
 

@@ -18,7 +18,7 @@ LARGEST_RHO = 0.95
 
 
 def measured_rho(pairs: list[tuple[FloatArray, FloatArray]], pixel_mm: float) -> float:
-    """Correlation of the noise of neighbouring slices, median over pairs [H,W] in HU; `DEFAULT_RHO` of none."""
+    """Correlation of the noise of neighbors, median over pairs [H,W] in HU; `DEFAULT_RHO` of none."""
     found = []
     for first, second in pairs:
         try:

@@ -86,7 +86,7 @@ class Kernel:
         return np.asarray(fft.irfft2(fft.rfft2(images) * gain, s=(height, width)), dtype=np.float32)
 
 
-def soft_tissue(hu: FloatArray) -> NDArray[np.bool_]:
+def solid_tissue(hu: FloatArray) -> NDArray[np.bool_]:
     """Pixels whose whole neighbourhood averages to soft tissue without gas or bone nearby."""
     smooth = ndimage.uniform_filter(hu, SMOOTHING)
     inside = (smooth > SOFT_TISSUE_HU[0]) & (smooth < SOFT_TISSUE_HU[1])
@@ -150,7 +150,7 @@ def calibrate(hu: FloatArray, unit: FloatArray, pixel_mm: float) -> Calibration:
         NoiseCalibrationError: too little soft tissue.
     """
     side = _side(pixel_mm)
-    corners = _patches(soft_tissue(hu), side)
+    corners = _patches(solid_tissue(hu), side)
     bands = _Bands(side, pixel_mm)
     own = bands.power(hu[None], corners)[0]
     noise = bands.power(unit[:MOST_IMAGES], corners)
@@ -255,7 +255,7 @@ def high_band_correlation(first: FloatArray, second: FloatArray, pixel_mm: float
         NoiseCalibrationError: too little soft tissue.
     """
     side = _side(pixel_mm)
-    both = soft_tissue(first) & soft_tissue(second)
+    both = solid_tissue(first) & solid_tissue(second)
     corners = _patches(both, side)
     bands = _Bands(side, pixel_mm, 0.5)
     spectra = bands.spectra(np.stack([first, second]), corners)

@@ -27,7 +27,7 @@ FEWEST_SKIN = 32  # pixels of skin to fit an ellipse to
 
 
 def continued(hu: FloatArray) -> FloatArray:
-    """The slice [H,H] itself, or, cut off, the middle of a larger one [1.5 H, 1.5 H] with the body going on."""
+    """The slice [H,H] itself or, if it is cut off, a larger one [1.5 H, 1.5 H] with the body going on."""
     field = field_of_view(hu)
     body = hu > BODY_HU
     seam = field & ~ndimage.binary_erosion(field, iterations=EDGE)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.simulation.calibration import Kernel, calibrate, soft_tissue
+from n2q_edge.simulation.calibration import Kernel, calibrate, solid_tissue
 from n2q_edge.simulation.continuation import continued
 from n2q_edge.simulation.projector import (
     DEFAULT_VIEWS,
@@ -161,7 +161,7 @@ def noise_basis(
     """
     quanta, circuit = _unit_noise(hu, pixel_mm, np.inf, draw, quantum, electronic, views)
     own = calibrate(hu, quanta, pixel_mm)
-    strength = _quantum_share(own.kernel, quanta, circuit, electronic_quanta, soft_tissue(hu))
+    strength = _quantum_share(own.kernel, quanta, circuit, electronic_quanta, solid_tissue(hu))
     scale = strength * own.kernel.strength * electronic_quanta**0.5
     return NoiseBasis(
         own.apply(quanta, pixel_mm) * np.float32(strength),

@@ -45,7 +45,7 @@ def parameters(network: torch.nn.Module) -> int:
 
 def test_one_channel_n2q_has_the_published_number_of_parameters() -> None:
     spec = dataclasses.replace(N2Q, network={"class": "unet", "inputs": ["slice"]})
-    assert parameters(build(spec)) == 1_963_622  # SCIENCE.md section 1
+    assert parameters(build(spec)) == 1_963_622  # of the authors' notebook
 
 
 def test_n2q_adds_one_input_channel_to_that() -> None:

@@ -45,16 +45,16 @@ def test_every_slice_has_a_low_dose_twin_at_its_place(full: Path, low: Path) -> 
 def test_added_noise_is_what_the_dose_asks_for(full: Path, low: Path) -> None:
     """At 25 % the inserted noise is sqrt(1/D - 1) = sqrt(3) times the scan's own, without bias.
 
-    The phantom's noise is known: its scan less its anatomy. Electronic noise makes the inserted noise a little
+    The phantom's noise is known: its scan less its anatomy. Electronic noise makes the inserted a little
     stronger.
     """
-    from n2q_edge.simulation.calibration import soft_tissue
+    from n2q_edge.simulation.calibration import solid_tissue
     from n2q_edge.simulation.phantom import Phantom
 
     made = PhantomScan(slices=SLICES, dose=1.0, seed=5, size=SIZE)
     phantom = Phantom(5)
     for index, (before, after) in enumerate(zip(slices(full), slices(low), strict=True)):
-        mask = soft_tissue(before.hu)
+        mask = solid_tissue(before.hu)
         own = (before.hu - phantom.slice_hu(made.z_mm(index), made.size, made.pixel_mm))[mask]
         added = (after.hu - before.hu)[mask]
         assert added.std() / own.std() == pytest.approx(np.sqrt(3.0), rel=0.12)
