@@ -42,6 +42,7 @@ FLATTEST, FEWEST_FLATTEST = 0.25, 32  # share of the patches, by their power in 
 BANDS = 12
 ROUNDING_VARIANCE = 1.0 / 12.0  # HU^2, of whole numbers
 MODEL_ERROR = 0.1  # of the log power: what no polynomial follows
+LARGEST_DIRECTION = 1.5
 PLACE_MM = 150.0
 PLACE_LOWEST_PER_MM = 0.3
 PLACE_FLATTEST = 0.6
@@ -63,10 +64,13 @@ class Kernel:
     Attributes:
         coefficients: c0, c1, ... of the log power over f^2 in units of `highest_per_mm`.
         highest_per_mm: the highest frequency it was fitted to, 1/mm; the gain stays as it is there beyond.
+        direction: a of a cos(2 phi) in the log power, phi the frequency's angle to the rows. Noise of an
+            angle comes from the view of that angle: tube-current modulation over the rotation shows here.
     """
 
     coefficients: tuple[float, ...]
     highest_per_mm: float
+    direction: float = 0.0
 
     @property
     def strength(self) -> float:
@@ -81,9 +85,16 @@ class Kernel:
     def apply(self, images: FloatArray, pixel_mm: float) -> FloatArray:
         """Unit noise [K,H,W] as this kernel would have reconstructed it, HU."""
         height, width = images.shape[-2:]
-        frequency = np.hypot(fft.fftfreq(height, pixel_mm)[:, None], fft.rfftfreq(width, pixel_mm))
-        gain = self.gain(frequency).astype(np.float32)
-        return np.asarray(fft.irfft2(fft.rfft2(images) * gain, s=(height, width)), dtype=np.float32)
+        y, x = fft.fftfreq(height, pixel_mm)[:, None], fft.rfftfreq(width, pixel_mm)
+        gain = self.gain(np.hypot(y, x)) * np.exp(self.direction * _cos_twice(y, x) / 2)
+        spectrum = fft.rfft2(images) * gain.astype(np.float32)
+        return np.asarray(fft.irfft2(spectrum, s=(height, width)), dtype=np.float32)
+
+
+def _cos_twice(y: Curve, x: Curve) -> Curve:
+    """cos(2 phi) of the frequency (x, y)."""
+    square = x * x + y * y
+    return np.asarray((x * x - y * y) / np.maximum(square, 1e-12))
 
 
 def solid_tissue(hu: FloatArray) -> NDArray[np.bool_]:
@@ -152,17 +163,17 @@ def calibrate(hu: FloatArray, unit: FloatArray, pixel_mm: float) -> Calibration:
     side = _side(pixel_mm)
     corners = _patches(solid_tissue(hu), side)
     bands = _Bands(side, pixel_mm)
-    own = bands.power(hu[None], corners)[0]
-    noise = bands.power(unit[:MOST_IMAGES], corners)
+    spectra = bands.power(hu[None], corners), bands.power(unit[:MOST_IMAGES], corners)
+    own, noise = bands.means(spectra[0])[0], bands.means(spectra[1])
+    level = _smooth(noise.mean(axis=(0, 2)), corners, side)
     fits = (
-        _fit(bands, own, noise, _smooth(noise.mean(axis=(0, 2)), corners, side), lowest)
-        for lowest in LOWEST_PER_MM
+        _turned(_fit(bands, own, noise, level, lowest), bands, *spectra, level) for lowest in LOWEST_PER_MM
     )
-    level = LevelRise(hu, pixel_mm)
+    rise = LevelRise(hu, pixel_mm)
     best: tuple[float, Calibration] | None = None
     for kernel in fits:
         found = Calibration(kernel, _place(bands, kernel, own, noise, corners, hu.shape[0], pixel_mm))
-        excess = level.excess(found.apply(unit[:1], pixel_mm)[0])
+        excess = rise.excess(found.apply(unit[:1], pixel_mm)[0])
         if best is None or excess < best[0]:
             best = excess, found
         if excess <= TOLERATED_EXCESS:
@@ -211,6 +222,28 @@ def _fit(bands: _Bands, own: Curve, noise: Curve, level: Curve, lowest_per_mm: f
     variance = MODEL_ERROR**2 + 8 / (count * bands.count[1:][use]) + (rounding / signal) ** 2
     fit = _ridge(square[use], np.log(signal / expected), variance)
     return Kernel(tuple(float(value) for value in fit), float(bands.frequency[-1]))
+
+
+def _turned(kernel: Kernel, bands: _Bands, own: Curve, noise: Curve, level: Curve) -> Kernel:
+    """The kernel with its direction, from spectra [K,N,side,side/2+1] of the slice and of unit noise."""
+    gain = bands.power_gain(kernel)
+    count = max(FEWEST_FLATTEST, round(FLATTEST * len(level)))
+    chosen = np.argsort(bands.means(own)[0, :, 0] / level)[:count]
+    balance = [
+        np.diff(
+            [
+                np.log(np.median((power[:, chosen] * sector).sum(axis=(-2, -1)) / level[chosen]))
+                for sector in (bands.cos_twice < 0, bands.cos_twice > 0)
+            ]
+        ).item()
+        for power in (own * (gain > 0), noise * gain)
+    ]
+    # cos(2 phi) is 2/pi on average over a quadrant around an axis.
+    direction = float(np.clip((balance[0] - balance[1]) * np.pi / 4, -LARGEST_DIRECTION, LARGEST_DIRECTION))
+    turn = np.exp(direction * bands.cos_twice)
+    before, after = ((noise[:, chosen] * gain * factor).sum() for factor in (1.0, turn))
+    first, *others = kernel.coefficients
+    return replace(kernel, coefficients=(first + float(np.log(before / after)), *others), direction=direction)
 
 
 def _place(
@@ -314,7 +347,10 @@ class _Bands:
         lowest = max(min(LOWEST_PER_MM[0], 0.25 / pixel_mm), least * 0.5 / pixel_mm)
         self.side = side
         axis = fft.fftfreq(side, pixel_mm)
-        frequency = np.hypot(axis[:, None], axis[: side // 2 + 1])
+        y, x = axis[:, None], axis[: side // 2 + 1]
+        frequency = np.hypot(y, x)
+        self.cos_twice = _cos_twice(y, x)
+        self._radius, self._lowest = frequency, lowest
         edges = np.linspace(lowest, 0.5 / pixel_mm, BANDS + 1)
         place = np.searchsorted(edges, frequency.ravel(), side="right")
         place[frequency.ravel() < 1.5 / (side * pixel_mm)] = BANDS + 1
@@ -338,10 +374,15 @@ class _Bands:
         flat = flat - (flat @ self._trend) @ self._trend.T
         return np.asarray(fft.rfft2(flat.reshape(patches.shape) * self._window))
 
+    def power(self, images: FloatArray, corners: NDArray[np.intp]) -> Curve:
+        """Power [K,N,side,side/2+1] in HU^2 of the patches of each image [K,H,W]."""
+        return np.asarray(np.abs(self.spectra(images, corners)) ** 2)
+
     def means(self, power: Curve) -> Curve:
         """Means [K,N,B] over each band of quantities [K,N,side,side/2+1]."""
         return np.asarray(power.reshape(*power.shape[:2], -1) @ self._mean)
 
-    def power(self, images: FloatArray, corners: NDArray[np.intp]) -> Curve:
-        """Mean power [K,N,B] per frequency in HU^2 of the patches of each image [K,H,W]."""
-        return self.means(np.abs(self.spectra(images, corners)) ** 2)
+    def power_gain(self, kernel: Kernel) -> Curve:
+        """Factor [side,side/2+1] of a kernel of strength 1 on the power; 0 outside the bands."""
+        noise = (self._radius >= self._lowest) & (self._radius <= kernel.highest_per_mm)
+        return np.asarray((kernel.gain(self._radius) / kernel.strength) ** 2 * noise)
