@@ -76,10 +76,8 @@ class Lanes:
         self._warm: set[tuple[int, ...]] = set()
         self._warming = threading.Lock()
 
-    def infer(
-        self, hu: FloatArray, reference_noise_hu: FloatArray | None = None
-    ) -> tuple[Inference, float]:
-        """Wait for a lane and run the model; see `Runtime.infer`.
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> tuple[Inference, float]:
+        """Wait for a lane and run the model; both arguments as in `Runtime.infer`.
 
         Returns:
             What the model says, and when (ms) it was given the slices.
