@@ -21,6 +21,7 @@ from n2q_edge.cli import (
     export,
     inspect,
     phantom,
+    reference,
     simulate,
     targets,
     train,
@@ -107,6 +108,7 @@ def _options(
 for command in (
     assess.assess,
     trend.trend,
+    reference.reference,
     export.export,
     build.build,
     targets.targets,
