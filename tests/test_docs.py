@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from benchmarks import pages, release
 from benchmarks.marks import END
 from n2q_edge.errors import ExitCode
 from n2q_edge.released_models import names
+from tests.helpers.fakes import phantom, write_series
 from tests.helpers.paths import ROOT
 
 README = ROOT / "README.md"
@@ -75,3 +77,18 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     commands = (tmp_path / "site" / "reference" / "commands.html").read_text("utf-8")
     assert "--fail-below" in commands
     assert "n2q-edge doctor" in commands
+
+
+def test_the_example_of_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `make demo`, with a slice in HU at hand: numbers on the terminal, and what `assess -o` writes."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("n2q_edge.api")
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    write_series(tmp_path / "demo" / "series", [phantom()] * 2, 1)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {"hu": phantom()}
+    exec(example, scope)
+    (series,) = scope["run"].to_dict()["series"]
+    assert scope["result"].quality == pytest.approx(series["slices"][0]["quality"]["mean"], abs=1e-3)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"report.html", "report.json", "slices.csv"} <= written
