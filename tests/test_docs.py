@@ -82,7 +82,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 def test_the_example_of_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `make demo`, with a slice in HU at hand: numbers on the terminal, and what `assess -o` writes."""
     pytest.importorskip("onnxruntime")
-    pytest.importorskip("n2q_edge.api")
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     write_series(tmp_path / "demo" / "series", [phantom()] * 2, 1)
     monkeypatch.chdir(tmp_path)

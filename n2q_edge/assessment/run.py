@@ -11,6 +11,7 @@ the worst slices.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -20,8 +21,6 @@ from functools import partial
 from itertools import groupby, islice
 from typing import Protocol
 
-import numpy as np
-
 from n2q_edge.assessment.lanes import Lanes, in_order, worker_count
 from n2q_edge.assessment.results import (
     Assessment,
@@ -30,15 +29,13 @@ from n2q_edge.assessment.results import (
     SeriesReport,
     SliceResult,
 )
-from n2q_edge.assessment.slice_result import Arrived, Regions, slice_result, tissue_regions
+from n2q_edge.assessment.slice_result import Arrived, Regions, slice_result, stack, tissue_regions
 from n2q_edge.assessment.timing import now_ms, overlap_ms
 from n2q_edge.assessment.worst import WorstSlices
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader, SliceRef
 from n2q_edge.errors import ModelError
-from n2q_edge.malloc import keep_freed_memory
 from n2q_edge.quality.policy import Policy, load_policy
-from n2q_edge.runtimes.base import FloatArray, Runtime
-from n2q_edge.spec import HU_MAX, HU_MIN
+from n2q_edge.runtimes.base import Runtime
 
 
 class Collector(Protocol):
@@ -78,6 +75,40 @@ def assess(
         regions: what to score beside the whole body.
         collector: gets every slice with its pixels.
     """
+    assessment, outcomes = begin(
+        inventory,
+        runtime,
+        batch=batch,
+        policy=policy,
+        worst=worst,
+        keep_images=keep_images,
+        regions=regions,
+        collector=collector,
+    )
+    with contextlib.suppress(KeyboardInterrupt), closing(outcomes):
+        for outcome in outcomes:
+            if on_outcome:
+                on_outcome(outcome)
+    return assessment
+
+
+def begin(
+    inventory: Inventory,
+    runtime: Runtime,
+    *,
+    batch: int = 1,
+    policy: Policy | None = None,
+    worst: int = 5,
+    keep_images: bool = False,
+    regions: Regions = tissue_regions,
+    collector: Collector | None = None,
+) -> tuple[Assessment, Generator[SliceResult | Rejection, None, None]]:
+    """An assessment that proceeds as its outcomes are taken; the arguments are those of `assess`.
+
+    Returns:
+        What is found, which fills as the second is iterated: the outcome of every slice, with its pixels. An
+        iteration that ends early leaves `complete` False.
+    """
     policy = policy or load_policy()
     assessment = Assessment(
         spec=runtime.spec,
@@ -88,28 +119,37 @@ def assess(
         skipped=list(inventory.skipped),
         rejected=list(inventory.rejected),
         policy=policy,
+        complete=not inventory.series,
     )
-    numbered = enumerate(inventory.series, start=1)
-    reports = [SeriesReport(number, series, policy) for number, series in numbered]
-    try:
-        with closing(_stream(inventory.series, runtime, batch, regions)) as stream:
-            for report in reports:
-                assessment.series.append(report)
-                selection = WorstSlices(worst, len(report.series.slices))
-                try:
-                    for done in islice(stream, len(report.series.slices)):
-                        _take(done, report, assessment, collector)
-                        if isinstance(done.outcome, SliceResult):
-                            selection.add(done.outcome if keep_images else replace(done.outcome, images=None))
-                        if on_outcome:
-                            on_outcome(done.outcome)
-                finally:
-                    report.worst = selection.chosen()
-                if collector:
-                    collector.finish(report)
-    except KeyboardInterrupt:
-        assessment.complete = False
-    return assessment
+    stream = _stream(inventory.series, runtime, batch, regions)
+    return assessment, _outcomes(assessment, inventory.series, stream, worst, keep_images, collector)
+
+
+def _outcomes(
+    assessment: Assessment,
+    series: Sequence[Series],
+    stream: Generator[_Done, None, None],
+    worst: int,
+    keep_images: bool,
+    collector: Collector | None,
+) -> Generator[SliceResult | Rejection, None, None]:
+    """Enter every outcome into the assessment and pass it on."""
+    with closing(stream):
+        for number, one in enumerate(series, start=1):
+            report = SeriesReport(number, one, assessment.policy)
+            assessment.series.append(report)
+            selection = WorstSlices(worst, len(one.slices))
+            try:
+                for done in islice(stream, len(one.slices)):
+                    _take(done, report, assessment, collector)
+                    if isinstance(done.outcome, SliceResult):
+                        selection.add(done.outcome if keep_images else replace(done.outcome, images=None))
+                    yield done.outcome
+            finally:
+                report.worst = selection.chosen()
+            if collector:
+                collector.finish(report)
+    assessment.complete = True
 
 
 def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterator[SliceResult | Rejection]:
@@ -153,7 +193,6 @@ def _stream(
     series: Sequence[Series], runtime: Runtime, batch: int, regions: Regions
 ) -> Generator[_Done, None, None]:
     """One `_Done` for every slice of every series, in order."""
-    keep_freed_memory()
     workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
     with Lanes(runtime, workers) as lanes, _Readers() as readers:
         assessor = _Assessor(lanes, readers, regions)
@@ -222,7 +261,7 @@ class _Assessor:
         spec = self.lanes.runtime.spec
         queued = now_ms()
         try:
-            hu = _stack([item.slice.hu for item in arrived], spec.size_multiple)
+            hu = stack([item.slice.hu for item in arrived], spec.size_multiple)
             inference, started = self.lanes.infer(hu)
         except ModelError as error:
             if len(arrived) == 1:
@@ -233,13 +272,3 @@ class _Assessor:
             item.number: slice_result(item, inference, row, spec, warm_up, self.regions)
             for row, item in enumerate(arrived)
         }
-
-
-def _stack(slices: Sequence[FloatArray], multiple: int) -> FloatArray:
-    """Slices [H,W] of one size as a batch [N,1,H',W'], padded with air at the bottom and right."""
-    height, width = slices[0].shape
-    shape = (len(slices), 1, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
-    stacked = np.full(shape, HU_MIN, dtype=np.float32)
-    for row, hu in enumerate(slices):
-        np.clip(hu, HU_MIN, HU_MAX, out=stacked[row, 0, :height, :width])
-    return stacked

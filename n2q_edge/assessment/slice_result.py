@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,7 +17,7 @@ from n2q_edge.quality.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
 from n2q_edge.quality.domain import OUT_OF_DOMAIN, Deviation, deviations, measure
 from n2q_edge.quality.regions import Masks, RegionScore, region_scores, tissue_masks
 from n2q_edge.runtimes.base import FloatArray, Inference
-from n2q_edge.spec import ModelSpec
+from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
 
 Regions: TypeAlias = Callable[[LoadedSlice, scores.BoolArray], Masks]
 """From a slice and its body mask to the masks of the regions to score, by name."""
@@ -40,6 +40,16 @@ class Arrived:
         """The outcome of a slice that the model could not assess."""
         ref = self.slice.ref
         return ModelRejected(ref.path, reason, detail, ref.sop_instance_uid, ref.frame)
+
+
+def stack(slices: Sequence[FloatArray], multiple: int) -> FloatArray:
+    """Slices [H,W] of one size as a batch [N,1,H',W'], padded with air at the bottom and right."""
+    height, width = slices[0].shape
+    shape = (len(slices), 1, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    stacked = np.full(shape, HU_MIN, dtype=np.float32)
+    for row, hu in enumerate(slices):
+        np.clip(hu, HU_MIN, HU_MAX, out=stacked[row, 0, :height, :width])
+    return stacked
 
 
 def slice_result(

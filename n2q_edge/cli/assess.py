@@ -66,7 +66,7 @@ def assess(
     from n2q_edge.cli.progress import ticks
     from n2q_edge.dicom import scan
     from n2q_edge.files import make_folder
-    from n2q_edge.malloc import give_back_freed_memory
+    from n2q_edge.malloc import give_back_freed_memory, keep_freed_memory
     from n2q_edge.quality.policy import load_policy
     from n2q_edge.report import document
     from n2q_edge.report.folder import write_folder
@@ -85,6 +85,7 @@ def assess(
         from n2q_edge.trends.store import prepare
 
         prepare(db, with_phi=with_phi)
+    keep_freed_memory()
     with open_model(model, runtime=runtime, threads=threads) as opened:
         if not quiet:
             note(_chosen_runtime(opened.describe()))

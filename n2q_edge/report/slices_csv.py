@@ -1,15 +1,20 @@
-"""One CSV row a slice, for spreadsheets and pandas."""
+"""One row per slice, for spreadsheets and pandas."""
 
 from __future__ import annotations
 
 import csv
 import io
+from typing import TYPE_CHECKING
 
 from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
 from n2q_edge.quality.scores import to_percent
 from n2q_edge.report.text import printable
 
+if TYPE_CHECKING:
+    import pandas
+
 IDENTITY = ("series", "series_instance_uid", "slice", "sop_instance_uid", "path", "frame", "position_mm")
+TEXTS = ("series_instance_uid", "sop_instance_uid", "path", "flags", "out_of_domain")
 SCORES = ("quality_mean", "quality_p05", "quality_below_threshold", "dose_level_percent")
 STAGES = ("read", "decode", "wait", "infer", "score", "total")
 
@@ -39,6 +44,16 @@ def to_csv(assessment: Assessment) -> str:
     for report in assessment.series:
         writer.writerows(_row(report, result, len(levels)) for result in report.slices)
     return buffer.getvalue()
+
+
+def to_dataframe(assessment: Assessment) -> pandas.DataFrame:
+    """The rows of `to_csv` as a table; an absent number is NaN. pandas must be installed."""
+    import pandas
+
+    text = dict.fromkeys(TEXTS, str)
+    frame = pandas.read_csv(io.StringIO(to_csv(assessment)), dtype=text, float_precision="round_trip")
+    filled: pandas.DataFrame = frame.fillna(dict.fromkeys(TEXTS, ""))
+    return filled
 
 
 def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]:
