@@ -72,7 +72,10 @@ def questions(item: CachedSlice, rest: float | None, spec: ModelSpec) -> Iterato
     body, window = regions(full.hu, full.pixel_mm, spec)
     if not window.any():
         return
-    basis = item.basis()
+    whole = item.basis()
+    # The twin's noise and the slice's come from different images: mixtures of the same would be correlated.
+    basis = replace(whole, quantum=whole.quantum[::2], electronic=whole.electronic[::2])
+    other = replace(whole, quantum=whole.quantum[1::2], electronic=whole.electronic[1::2])
     for twin in TWINS:
         rng = np.random.default_rng((int(item.key, 16), round(100 * twin)))
         hu = full.hu if twin == 1.0 else full.hu + inserted_noise(basis, twin, rng)
@@ -85,7 +88,7 @@ def questions(item: CachedSlice, rest: float | None, spec: ModelSpec) -> Iterato
         if rest and twin == 1.0:
             told[REST] = rest
         # Noise variances of quanta go with 1/D, of electronics with 1/D^2: both on top of the twin's own.
-        noise = replace(basis, quantum=basis.quantum / twin**0.5, electronic=basis.electronic / twin)
+        noise = replace(other, quantum=other.quantum / twin**0.5, electronic=other.electronic / twin)
         for dose in spec.dose_levels:
             low = np.clip(hu + inserted_noise(noise, dose, rng), HU_MIN, HU_MAX).astype(np.float32)
             yield Question(item.patient, dose, twin, low, true_quality(low, hu, spec), body, window, told)

@@ -30,7 +30,6 @@ from n2q_edge.dicom import LoadedSlice, iter_slices, scan
 from n2q_edge.files import write_file
 from n2q_edge.machine import describe_machine
 from n2q_edge.quality.body import body_mask
-from n2q_edge.simulation.calibration import solid_tissue
 from n2q_edge.simulation.noise import (
     DEFAULT_ELECTRONIC_QUANTA,
     WATER_ATTENUATION,
@@ -39,6 +38,7 @@ from n2q_edge.simulation.noise import (
     normals,
     relative_fluence,
 )
+from n2q_edge.simulation.patches import solid_tissue
 from n2q_edge.simulation.projector import Geometry, filtered_back_projection, forward_project
 from n2q_edge.simulation.series import QUANTA_PER_MM
 

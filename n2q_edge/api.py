@@ -35,12 +35,14 @@ from numpy.typing import ArrayLike
 
 from n2q_edge.assessment import run as runs
 from n2q_edge.assessment.array import ArrayResult, VolumeResult, assess_array
+from n2q_edge.assessment.learn_reference import open_reference
 from n2q_edge.assessment.results import Rejection, SeriesReport, SliceResult
 from n2q_edge.assessment.slice_result import Regions, tissue_regions
 from n2q_edge.dicom import Inventory
 from n2q_edge.dicom import scan as scan_paths
 from n2q_edge.errors import UsageError, require
 from n2q_edge.quality.policy import Policy, load_policy
+from n2q_edge.quality.reference import Reference
 from n2q_edge.runtimes import Runtime, open_model
 from n2q_edge.spec import ModelSpec
 
@@ -112,15 +114,16 @@ class Model:
             spacing_mm: row and column spacing. Without it there is no model-free noise, and sizes are not
                 compared with the training data.
             reference_noise_hu: noise that the full-dose twin of the slice would have, measured as `noise_hu`
-                is; of a stack one for all or one for each slice, 0 for unknown. Only for models that take
-                it: `model.spec` says so.
+                is; of a stack one for all or one for each slice, 0 for unknown. Noise and equivalent dose are
+                compared with it; a model that takes it (`model.spec.takes_reference`) predicts quality
+                relative to it.
 
         Returns:
             An `ArrayResult`, or for [Z,H,W] a `VolumeResult`, which is a sequence of them.
 
         Raises:
             UsageError: not numbers, not [H,W] or [Z,H,W], NaN or infinity, a spacing that is not positive, or
-                a reference noise that is out of range or that the model does not take.
+                a reference noise that is out of range.
             ModelError: the model failed.
         """
         return assess_array(self.runtime, hu, spacing_mm, reference_noise_hu)
@@ -157,6 +160,7 @@ class Assessment:
         worst: int = 5,
         keep_images: bool = True,
         regions: Regions = tissue_regions,
+        reference: Reference | None = None,
         collector: runs.Collector | None = None,
     ) -> None:
         """Begin; nothing is read before the first slice is asked for. The arguments are those of `assess`."""
@@ -169,6 +173,7 @@ class Assessment:
             worst=worst,
             keep_images=keep_images,
             regions=regions,
+            reference=reference,
             collector=collector,
         )
 
@@ -281,6 +286,7 @@ def assess(
     worst: int = 5,
     keep_images: bool = True,
     regions: Regions = tissue_regions,
+    reference: Reference | PathLike | float | None = None,
     collector: runs.Collector | None = None,
 ) -> Assessment:
     """Assess every CT slice of some files, lazily.
@@ -293,6 +299,8 @@ def assess(
         worst: how many worst slices of each series to name.
         keep_images: whether these keep their pixels, about 3 MB each, for the pictures of `write`.
         regions: what to score beside the whole body.
+        reference: the noise of full dose: a file of `n2q-edge reference`, a full-dose series, a level in HU,
+            or any `quality.reference.Reference`.
         collector: gets every slice with its pixels as it is done, such as a `DicomWriter`.
 
     Raises:
@@ -312,8 +320,17 @@ def assess(
         worst=worst,
         keep_images=keep_images,
         regions=regions,
+        reference=_reference(reference),
         collector=collector,
     )
+
+
+def _reference(named: Reference | PathLike | float | None) -> Reference | None:
+    if isinstance(named, (str, Path)):
+        return open_reference(Path(named), None, None)
+    if isinstance(named, (int, float)):
+        return open_reference(None, named, None)
+    return named
 
 
 def export(module: Module, spec: ModelSpec, out: PathLike = "model.onnx") -> ExportReport:

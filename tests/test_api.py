@@ -177,9 +177,15 @@ class TestArrays:
         with pytest.raises(UsageError, match="spacing_mm"):
             model.assess(phantom(), spacing)
 
-    def test_a_model_that_takes_no_reference_says_so(self, model: api.Model) -> None:
-        with pytest.raises(UsageError, match="fake 1 does not take reference_noise_hu"):
-            model.assess(phantom(), reference_noise_hu=12.5)
+    def test_noise_is_compared_whatever_the_model_takes(self, model: api.Model) -> None:
+        """Twice the noise of the reference is a quarter of its dose; the model is not told."""
+        noisy = phantom(160) + np.random.default_rng(0).normal(0, 20, (160, 160))
+        plain = model.assess(noisy, (0.7, 0.7))
+        compared = model.assess(noisy, (0.7, 0.7), reference_noise_hu=plain.noise_hu / 2)
+        assert compared.comparison.ratio == pytest.approx(2)
+        assert compared.comparison.equivalent_dose == pytest.approx(0.25)
+        assert compared.quality == plain.quality
+        assert plain.comparison is None
 
     def test_a_model_that_fails(self) -> None:
         bad = n2q_edge.Model(FakeRuntime(lambda hu: np.full_like(hu, np.nan)))

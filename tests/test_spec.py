@@ -37,6 +37,16 @@ def test_the_domain_travels_and_old_files_have_none() -> None:
     assert ModelSpec.from_json(json.dumps(old)).domain is None
 
 
+def test_the_inputs_travel_and_old_files_have_one() -> None:
+    told = replace(SPEC, inputs=("hu", "reference_noise_hu"), map_cell=8)
+    assert ModelSpec.from_json(told.to_json()) == told
+    assert told.takes_reference
+    old = json.loads(SPEC.to_json())
+    del old["inputs"], old["map_cell"]
+    assert ModelSpec.from_json(json.dumps(old)) == SPEC
+    assert not SPEC.takes_reference
+
+
 def test_metadata_without_a_spec_is_refused() -> None:
     with pytest.raises(ModelError, match=r"model\.onnx carries no n2q-edge model spec"):
         ModelSpec.from_metadata({"author": "x"}, "model.onnx")
@@ -57,6 +67,9 @@ def test_metadata_without_a_spec_is_refused() -> None:
         {"domain": []},
         {"domain": {"fat": [0.1, 0.5]}},
         {"domain": {"fat": {"training": [0.1], "limits": [0, 1]}}},
+        {"inputs": ["reference_noise_hu"]},
+        {"map_cell": 3},
+        {"map_cell": 8, "size_multiple": 4},
         {"domain": {"fat": {"training": [0.1, 0.5], "limits": [0.2, 0.6]}}},
         {"domain": {"fat": {"training": [0.1, 0.5], "limits": [float("nan"), 0.6]}}},
     ],

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from n2q_edge.arrays import BoolArray, FloatArray
+from n2q_edge.assessment.measured import measure
 from n2q_edge.assessment.results import SliceResult
 from n2q_edge.assessment.slice_result import Arrived, slice_result, stack, tissue_regions
 from n2q_edge.assessment.timing import now_ms
@@ -17,9 +18,9 @@ from n2q_edge.dicom.records import LoadedSlice
 from n2q_edge.dicom.volume import plain_ref
 from n2q_edge.errors import ModelError, UsageError
 from n2q_edge.quality.domain import Deviation
+from n2q_edge.quality.reference import NOISE_RANGE_HU, Comparison, DeclaredNoise
 from n2q_edge.quality.scores import Quality
 from n2q_edge.runtimes.base import Runtime
-from n2q_edge.runtimes.checks import MAX_REFERENCE_HU
 from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import HU_MAX, HU_MIN
 
@@ -31,6 +32,9 @@ class ArrayResult:
     Attributes:
         quality: mean predicted SSIM in the body; None if there is no body.
         noise_hu: model-free noise level; None with too little soft tissue or without a spacing.
+        noise_frequency: mean frequency of the noise power spectrum, 1/mm.
+        water_equivalent_diameter_mm: of the body (AAPM TG-220).
+        comparison: noise and equivalent dose relative to `reference_noise_hu`, if that was given.
         dose: percent of full dose the slice looks like; None without a body, or if the model does not tell.
         quality_map: float32 [H,W], predicted SSIM.
         noise_map: float32 [H,W], HU, if the model gives one.
@@ -45,6 +49,9 @@ class ArrayResult:
 
     quality: float | None
     noise_hu: float | None
+    noise_frequency: float | None
+    water_equivalent_diameter_mm: float | None
+    comparison: Comparison | None
     dose: float | None
     quality_map: FloatArray
     noise_map: FloatArray | None
@@ -125,24 +132,25 @@ def assess_array(
     array = _checked(hu)
     spacing = _spacing(spacing_mm)
     slices = array[None] if array.ndim == 2 else array
-    references = _references(reference_noise_hu, len(slices), runtime)
+    references = _references(reference_noise_hu, len(slices))
     results = [
-        _assess(runtime, number, one, spacing, references[number - 1 : number])
+        _assess(runtime, number, one, spacing, references[number - 1])
         for number, one in enumerate(slices, start=1)
     ]
     return results[0] if array.ndim == 2 else VolumeResult(results)
 
 
 def _assess(
-    runtime: Runtime,
-    number: int,
-    hu: FloatArray,
-    spacing: tuple[float, float] | None,
-    reference: FloatArray,
+    runtime: Runtime, number: int, hu: FloatArray, spacing: tuple[float, float] | None, reference: float
 ) -> ArrayResult:
     ref = plain_ref("array", number, hu.shape, spacing)
-    arrived = Arrived(number, LoadedSlice(ref, hu, spacing, 0.0, 0.0), now_ms())
-    inference = runtime.infer(stack([hu], runtime.spec.size_multiple), reference)
+    loaded, known = LoadedSlice(ref, hu, spacing, 0.0, 0.0), DeclaredNoise(reference) if reference else None
+    arrived = Arrived(number, loaded, measure(loaded, {}, known), now_ms())
+    batch = stack([hu], runtime.spec.size_multiple)
+    if reference and runtime.spec.takes_reference:
+        inference = runtime.infer(batch, np.array([reference], dtype=np.float32))
+    else:
+        inference = runtime.infer(batch)
     result = slice_result(arrived, inference, 0, runtime.spec, 0.0, tissue_regions)
     if not isinstance(result, SliceResult):
         raise ModelError(f"slice {number}: {result.detail}")
@@ -154,6 +162,9 @@ def _assess(
     return ArrayResult(
         quality=quality.mean if quality else None,
         noise_hu=result.noise_hu,
+        noise_frequency=result.noise_frequency,
+        water_equivalent_diameter_mm=result.size.water_equivalent_diameter_mm if result.size else None,
+        comparison=result.comparison,
         dose=dose.level if dose else None,
         quality_map=result.images.quality_map,
         noise_map=noise_map,
@@ -199,20 +210,16 @@ def _spacing(spacing_mm: tuple[float, float] | None) -> tuple[float, float] | No
     return row, column
 
 
-def _references(value: float | Sequence[float] | None, count: int, runtime: Runtime) -> FloatArray:
-    """One for each of `count` slices, float32 [count]; 0, unknown, if none is given."""
+def _references(value: float | Sequence[float] | None, count: int) -> list[float]:
+    """One for each of `count` slices; 0 where it is unknown."""
     if value is None:
-        return np.zeros(count, dtype=np.float32)
-    spec = runtime.spec
-    if not spec.takes_reference:
-        raise UsageError(
-            f"model {spec.name} {spec.version} does not take reference_noise_hu: leave it out, or load a "
-            "model that does"
-        )
+        return [0.0] * count
     try:
-        references: FloatArray = np.broadcast_to(np.asarray(value, dtype=np.float32), (count,)).copy()
+        given = np.asarray(value, dtype=np.float64)
+        references = np.broadcast_to(given, (count,))
     except (TypeError, ValueError):
         raise UsageError(f"reference_noise_hu is not one number, or one for each of {count} slices") from None
-    if not ((references >= 0) & (references <= MAX_REFERENCE_HU)).all():
-        raise UsageError(f"reference_noise_hu is not from 0 (unknown) to {MAX_REFERENCE_HU:g} HU")
-    return references
+    low, high = NOISE_RANGE_HU
+    if not ((references == 0) | ((references >= low) & (references <= high))).all():
+        raise UsageError(f"reference_noise_hu must be {low:g} to {high:g} HU, or 0 for unknown")
+    return [float(each) for each in references]

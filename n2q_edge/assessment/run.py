@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import groupby, islice
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.lanes import Lanes, in_order, worker_count
+from n2q_edge.assessment.measured import measure
 from n2q_edge.assessment.results import (
     Assessment,
     ModelReason,
@@ -35,6 +39,7 @@ from n2q_edge.assessment.worst import WorstSlices
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader, SliceRef
 from n2q_edge.errors import ModelError
 from n2q_edge.quality.policy import Policy, load_policy
+from n2q_edge.quality.reference import Reference, ReferenceNoise
 from n2q_edge.runtimes.base import Runtime
 
 
@@ -58,6 +63,7 @@ def assess(
     keep_images: bool = False,
     on_outcome: Callable[[SliceResult | Rejection], None] | None = None,
     regions: Regions = tissue_regions,
+    reference: Reference | None = None,
     collector: Collector | None = None,
 ) -> Assessment:
     """Assess every series of an inventory.
@@ -73,6 +79,7 @@ def assess(
         keep_images: whether these keep their pixels.
         on_outcome: called after every slice, for a progress bar.
         regions: what to score beside the whole body.
+        reference: what knows the noise of full dose, if anything does.
         collector: gets every slice with its pixels.
     """
     assessment, outcomes = begin(
@@ -83,6 +90,7 @@ def assess(
         worst=worst,
         keep_images=keep_images,
         regions=regions,
+        reference=reference,
         collector=collector,
     )
     with contextlib.suppress(KeyboardInterrupt), closing(outcomes):
@@ -101,6 +109,7 @@ def begin(
     worst: int = 5,
     keep_images: bool = False,
     regions: Regions = tissue_regions,
+    reference: Reference | None = None,
     collector: Collector | None = None,
 ) -> tuple[Assessment, Generator[SliceResult | Rejection, None, None]]:
     """An assessment that proceeds as its outcomes are taken; the arguments are those of `assess`.
@@ -121,7 +130,7 @@ def begin(
         policy=policy,
         complete=not inventory.series,
     )
-    stream = _stream(inventory.series, runtime, batch, regions)
+    stream = _stream(inventory.series, runtime, batch, regions, reference)
     return assessment, _outcomes(assessment, inventory.series, stream, worst, keep_images, collector)
 
 
@@ -154,7 +163,7 @@ def _outcomes(
 
 def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterator[SliceResult | Rejection]:
     """Assess a series lazily, slice by slice in z order; one bad slice does not stop it."""
-    with closing(_stream([series], runtime, batch, tissue_regions)) as stream:
+    with closing(_stream([series], runtime, batch)) as stream:
         for done in stream:
             yield done.outcome
 
@@ -190,13 +199,19 @@ class _Done:
 
 
 def _stream(
-    series: Sequence[Series], runtime: Runtime, batch: int, regions: Regions
+    series: Sequence[Series],
+    runtime: Runtime,
+    batch: int,
+    regions: Regions = tissue_regions,
+    reference: Reference | None = None,
 ) -> Generator[_Done, None, None]:
     """One `_Done` for every slice of every series, in order."""
     workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
     with Lanes(runtime, workers) as lanes, _Readers() as readers:
-        assessor = _Assessor(lanes, readers, regions)
-        jobs = (partial(assessor.assess, chunk) for one in series for chunk in _chunks(one, batch))
+        assessor = _Assessor(lanes, readers, regions, reference)
+        jobs = (
+            partial(assessor.assess, one.protocol, chunk) for one in series for chunk in _chunks(one, batch)
+        )
         with closing(in_order(jobs, workers)) as results:
             for done in results:
                 yield from done
@@ -239,8 +254,9 @@ class _Assessor:
     lanes: Lanes
     readers: _Readers
     regions: Regions
+    reference: Reference | None
 
-    def assess(self, chunk: Sequence[tuple[int, SliceRef]]) -> list[_Done]:
+    def assess(self, protocol: Mapping[str, Any], chunk: Sequence[tuple[int, SliceRef]]) -> list[_Done]:
         """Assess neighbouring slices of one size together."""
         began = now_ms()
         arrived: list[Arrived] = []
@@ -249,7 +265,7 @@ class _Assessor:
             start = now_ms()
             item = self.readers.load(ref)
             if isinstance(item, LoadedSlice):
-                arrived.append(Arrived(number, item, start))
+                arrived.append(Arrived(number, item, measure(item, protocol, self.reference), start))
             else:
                 outcomes[number] = item
         if arrived:
@@ -262,7 +278,8 @@ class _Assessor:
         queued = now_ms()
         try:
             hu = stack([item.slice.hu for item in arrived], spec.size_multiple)
-            inference, started = self.lanes.infer(hu)
+            known = _reference_noise(arrived) if spec.takes_reference else None
+            inference, started = self.lanes.infer(hu, known)
         except ModelError as error:
             if len(arrived) == 1:
                 return {arrived[0].number: arrived[0].reject(ModelReason.MODEL_FAILED, str(error))}
@@ -272,3 +289,10 @@ class _Assessor:
             item.number: slice_result(item, inference, row, spec, warm_up, self.regions)
             for row, item in enumerate(arrived)
         }
+
+
+def _reference_noise(arrived: Sequence[Arrived]) -> FloatArray | None:
+    """The reference noise [N] of a batch, 0 where unknown; None if it is unknown for all."""
+    found = (item.measured.reference for item in arrived)
+    levels = [each.noise_hu if isinstance(each, ReferenceNoise) else 0.0 for each in found]
+    return np.array(levels, dtype=np.float32) if any(levels) else None

@@ -30,7 +30,7 @@ def assess(
         typer.Option("-o", "--out", help="Write report.html, report.json, slices.csv and pictures here."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, no table.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row a slice on stdout, no table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row per slice, no table.")] = False,
     model: Annotated[
         Path | None,
         typer.Option(help="A model file, n2q-small or n2q-plus; n2q-small if not given."),
@@ -39,7 +39,7 @@ def assess(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the runtime; its cores if not given.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Slices an inference.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Slices per inference (batch size).")] = 1,
     fail_below: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with 10 if a series' mean quality is lower.")
     ] = None,
@@ -48,8 +48,19 @@ def assess(
         typer.Option(help="TOML: what is usable, and what to do; the default policy if not given."),
     ] = None,
     dicom: Annotated[
-        bool, typer.Option("--dicom", help="With -o: write DICOM maps, report and overlays there, too.")
+        bool, typer.Option("--dicom", help="With -o: also write DICOM maps, report and overlays.")
     ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Full-dose noise: a file of 'n2q-edge reference', or a full-dose series."),
+    ] = None,
+    reference_noise: Annotated[
+        float | None, typer.Option(metavar="HU", help="Full-dose noise, measured as 'noise' is.")
+    ] = None,
+    reference_diameter: Annotated[
+        float | None,
+        typer.Option(metavar="MM", help="Water-equivalent diameter that --reference-noise holds for."),
+    ] = None,
     seg: Annotated[
         Path | None, typer.Option(help="DICOM Segmentation: score its segments, not the tissue classes.")
     ] = None,
@@ -57,10 +68,11 @@ def assess(
     with_phi: Annotated[
         bool, typer.Option("--with-phi", help="Keep UIDs and descriptions in the trend database.")
     ] = False,
-    worst: Annotated[int, typer.Option(min=0, help="Worst slices to list and picture, a series.")] = 5,
+    worst: Annotated[int, typer.Option(min=0, help="Worst slices per series to list and draw.")] = 5,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes, no table.")] = False,
 ) -> int:
     """Assess every CT slice found under PATH: quality, dose level, noise, latency."""
+    from n2q_edge.assessment.learn_reference import open_reference
     from n2q_edge.assessment.run import assess as assess_all
     from n2q_edge.assessment.slice_result import tissue_regions
     from n2q_edge.cli.progress import ticks
@@ -79,6 +91,7 @@ def assess(
     if dicom and not out:
         raise UsageError("--dicom writes into the folder of -o OUT: name one")
     rules = load_policy(policy)
+    known = open_reference(reference, reference_noise, reference_diameter)
     if out:
         make_folder(out)
     if db:
@@ -104,6 +117,7 @@ def assess(
                 keep_images=out is not None,
                 on_outcome=tick,
                 regions=organs.regions if organs else tissue_regions,
+                reference=known,
                 collector=objects,
             )
     give_back_freed_memory()  # with the model's

@@ -18,27 +18,28 @@ def bench(
     ] = None,
     runtimes: Annotated[
         list[str] | None,
-        typer.Option("--runtime", help="As often as needed; the first is what the others are compared to."),
+        typer.Option("--runtime", help="May be repeated; the first is the baseline."),
     ] = None,
     mode: Annotated[
         list[str] | None,
-        typer.Option(help="latency, throughput or stream, as often as needed; latency if not given."),
+        typer.Option(help="latency, throughput or stream; may be repeated. Default: latency."),
     ] = None,
     series: Annotated[
-        Path | None, typer.Option(help="CT series for stream, and for the slice; else one is made up.")
+        Path | None,
+        typer.Option(help="CT series to stream and to take the slice from; else synthetic."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the runtime; its cores if not given.")
     ] = None,
-    slices: Annotated[int, typer.Option(min=1, help="Slices a candidate; 662 give a p99.")] = 60,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of every candidate.")] = 5,
-    size: Annotated[int, typer.Option(min=16, help="Side of the made-up slice in pixels.")] = 512,
+    slices: Annotated[int, typer.Option(min=1, help="Slices per candidate; a p99 needs 662.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; every candidate takes a turn in each.")] = 5,
+    size: Annotated[int, typer.Option(min=16, help="Side of the synthetic slice in pixels.")] = 512,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the JSON document here.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw a .png, .svg or .pdf here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot here (.png, .svg or .pdf).")] = None,
     loadgen: Annotated[
-        str | None, typer.Option(help="Also let MLPerf's LoadGen drive: SingleStream or Offline.")
+        str | None, typer.Option(help="Also measure with MLPerf's LoadGen: SingleStream or Offline.")
     ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,

@@ -13,7 +13,7 @@ from n2q_edge.errors import ExitCode
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
-    """Say what this machine can run: Python, runtimes, GPU and driver, the released model."""
+    """Show what this machine can run: Python, runtimes, GPU and driver, the released models."""
     from n2q_edge.doctor import examine, render
 
     findings = examine()

@@ -19,10 +19,10 @@ def export(
     out: Annotated[Path, typer.Option("-o", "--out", help="The ONNX file to write.")] = Path("model.onnx"),
     precision: Annotated[str, typer.Option(help="fp32, fp16, fp16-norm32 or int8.")] = "fp32",
     calibrate: Annotated[
-        list[Path] | None, typer.Option(help="For int8: a CT series; give it as often as needed.")
+        list[Path] | None, typer.Option(help="For int8: a CT series; may be repeated.")
     ] = None,
 ) -> int:
-    """Export a checkpoint to ONNX and prove that it computes the same."""
+    """Export a checkpoint to ONNX and verify that it computes the same."""
     from n2q_edge.model.export import export_model
 
     report = export_model(source, out, precision=precision, calibrate=calibrate or ())

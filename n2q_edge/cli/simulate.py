@@ -17,7 +17,7 @@ def simulate(
     ],
     dose: Annotated[float, typer.Option(help="Percent of the dose of the input.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write to; new or empty.")],
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
 ) -> int:
     """Write a CT series as it would look at a lower dose."""

@@ -15,9 +15,7 @@ def train(
     recipes: Annotated[
         list[Path], typer.Argument(metavar="RECIPE", help="Recipes, e.g. export/n2q.toml or export/*.toml.")
     ],
-    data: Annotated[
-        list[Path] | None, typer.Option(help="A folder of CT series; give it as often as needed.")
-    ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="A folder of CT series; may be repeated.")] = None,
     pairs: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -25,7 +23,7 @@ def train(
         ),
     ] = None,
     low_dose: Annotated[
-        float, typer.Option("--low-dose", help="Dose of --pairs' LOW as a fraction of FULL's.")
+        float, typer.Option("--low-dose", help="Dose of LOW in --pairs, as a fraction of FULL.")
     ] = 0.25,
     out: Annotated[
         Path | None,
@@ -33,10 +31,10 @@ def train(
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the noise cache and the run's state.")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    resume: Annotated[bool, typer.Option(help="Go on where the last run was interrupted.")] = True,
+    resume: Annotated[bool, typer.Option(help="Resume where the last run was interrupted.")] = True,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Training time of each system (processor time on a CPU), if not all steps."),
+        typer.Option(min=0, help="Stop each system after this time (processor time on a CPU)."),
     ] = None,
     start_from: Annotated[
         Path | None,
@@ -44,13 +42,14 @@ def train(
     ] = None,
     teacher: Annotated[
         Path | None,
-        typer.Option(help="Learn from this checkpoint's quality maps, too: for small compact networks."),
+        typer.Option(help="Also learn from this checkpoint's quality maps: for small compact networks."),
     ] = None,
     evaluation: Annotated[
         bool, typer.Option("--evaluation/--no-evaluation", help="Evaluate on the patients held out.")
     ] = True,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the loss: faster steps, a minute of preparation.")
+        bool,
+        typer.Option("--compile", help="Compile the loss: faster steps after a minute or so."),
     ] = False,
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Compact networks: layers in bfloat16, if the device has it.")
@@ -59,7 +58,7 @@ def train(
 ) -> int:
     """Train systems on simulated or measured low doses of CT series, and evaluate them on other patients.
 
-    Goes on where it was interrupted: finished systems are not trained again.
+    Resumes where it was interrupted: finished systems are not trained again.
     """
     from n2q_edge.cli.progress import gauge
     from n2q_edge.errors import require

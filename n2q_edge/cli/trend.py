@@ -21,10 +21,10 @@ def trend(
         str, typer.Option(help="Group by any of scanner, protocol, kernel, body_part.")
     ] = "scanner,protocol,kernel",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write a page of charts here.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row a series on stdout, no table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row per series, no table.")] = False,
     policy: Annotated[
         Path | None,
-        typer.Option(help="TOML: judge the stored scores by it; the default policy if not given."),
+        typer.Option(help="Policy (TOML) to judge the stored scores by; else the default policy."),
     ] = None,
 ) -> int:
     """Show quality over time, with control limits and outliers, from a trend database."""

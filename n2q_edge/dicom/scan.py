@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from n2q_edge.dicom import tags
@@ -40,8 +39,8 @@ def scan(paths: Sequence[Path], on_file: Callable[[int], None] | None = None) ->
         for found in find(paths):
             outcome = _examine(found, opener) if isinstance(found, Source) else found
             if isinstance(outcome, Image):
-                header = headers.setdefault(outcome.header, outcome.header)
-                images.append(replace(outcome, header=header))
+                outcome.header = headers.setdefault(outcome.header, outcome.header)
+                images.append(outcome)
                 rejected += [other for other in outcome.others if isinstance(other, Rejected)]
                 skipped += [other for other in outcome.others if isinstance(other, Skipped)]
             elif isinstance(outcome, Rejected):

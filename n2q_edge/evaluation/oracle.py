@@ -31,8 +31,8 @@ from n2q_edge.evaluation.predictions import Answer, Prediction
 from n2q_edge.evaluation.ssim import ssim_map
 from n2q_edge.files import make_folder
 from n2q_edge.network.preprocess import Window
-from n2q_edge.simulation.calibration import solid_tissue
 from n2q_edge.simulation.noise import dose_factors, noise_images
+from n2q_edge.simulation.patches import solid_tissue
 from n2q_edge.simulation.phantom import Z_RANGE_MM, Phantom
 from n2q_edge.simulation.series import FIELD_OF_VIEW_MM, KERNEL_CUTOFF, SIZE
 from n2q_edge.spec import ModelSpec

@@ -378,12 +378,6 @@ def _same_dose(actual: Mapping[str, FloatArray], expected: Mapping[str, FloatArr
     return bool((levels[0] == levels[1]).all())
 
 
-def _told(parity: Parity) -> str:
-    if parity.reference_noise_hu is None:
-        return ""
-    return f" with a reference of {', '.join(f'{hu:g}' for hu in parity.reference_noise_hu)} HU"
-
-
 def _hold(parity: Parity, tolerances: ExportSettings, out: Path, precision: str = "fp32") -> None:
     """Raise if a batch differs by more than is tolerated. Written so that a NaN fails."""
     failures = []
@@ -402,6 +396,12 @@ def _hold(parity: Parity, tolerances: ExportSettings, out: Path, precision: str 
             f"{out} was not written: on a {list(parity.shape)} batch{_told(parity)} it differs from PyTorch: "
             f"{'; '.join(failures)}"
         )
+
+
+def _told(parity: Parity) -> str:
+    if parity.reference_noise_hu is None:
+        return ""
+    return f" with a reference of {', '.join(f'{hu:g}' for hu in parity.reference_noise_hu)} HU"
 
 
 def parity_slices(multiple: int) -> list[FloatArray]:

@@ -124,7 +124,7 @@ def test_out_writes_the_folder(
         "report.html",
         "report.json",
         "slices.csv",
-        "series001_quality.png",
+        "series001_along.svg",
         "series001_slice0001.png",
     }
     assert f"2 pictures are in {out}" in capsys.readouterr().err

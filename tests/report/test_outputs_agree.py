@@ -116,7 +116,7 @@ def test_noise(outputs: Outputs) -> None:
     summary = outputs.json["summary"]
     assert summary["noise_hu_median"] == pytest.approx(median, abs=1e-3)
     assert (summary["noise_hu_min"], summary["noise_hu_max"]) == (noises[0], noises[-1])
-    assert in_table(outputs, r"noise +(\S+) to (\S+) HU, median (\S+)") == pytest.approx(
+    assert in_table(outputs, r"noise +(\S+) to (\S+) HU, median ([0-9.]+)") == pytest.approx(
         (noises[0], noises[-1], median), abs=0.05001
     )
     assert figure(outputs, "Noise").startswith(f"{summary['noise_hu_median']:.1f} HU")
@@ -129,6 +129,7 @@ def test_noise_of_the_model(outputs: Outputs) -> None:
     noises = [float(row["model_noise_hu"]) for row in outputs.rows]
     summary = outputs.json["summary"]
     assert summary["model_noise_hu_median"] == pytest.approx(statistics.median(noises), abs=1e-3)
+    assert figure(outputs, "Noise by the model").startswith(f"{summary['model_noise_hu_median']:.1f} HU")
     series = numbers(sr_groups(outputs.sr)["series"])
     assert series["N2Q-NOISE", "Median"] == summary["model_noise_hu_median"]
 
