@@ -115,7 +115,9 @@ def _read(path: Path | None, runtime: str) -> ModelFile:
     suffix = path.suffix.lower()
     known = sorted({suffix for module in RUNTIMES.values() for suffix in module.SUFFIXES})
     if suffix not in known:
-        raise ModelError(f"{path} is no model file by its name: expected one of {', '.join(known)}")
+        raise ModelError(
+            f"{path} is not a model file: unknown file extension, expected one of {', '.join(known)}"
+        )
     return read_model_file(path)
 
 
