@@ -5,6 +5,7 @@ The modules a command needs are imported inside it: `n2q-edge --help` answers at
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Annotated, Any
@@ -21,12 +22,13 @@ from n2q_edge.cli import (
     export,
     inspect,
     phantom,
+    signals,
     simulate,
     targets,
     train,
     trend,
 )
-from n2q_edge.cli.console import note
+from n2q_edge.cli.console import note, results
 from n2q_edge.errors import ExitCode, N2QError
 
 app = typer.Typer(
@@ -46,8 +48,12 @@ PARSER_ERROR: Any = typer.BadParameter.__mro__[1]
 def entry() -> None:
     """The console script."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file name may hold anything
-    sys.exit(main())
+        if stream is not None:  # closed by the caller
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names hold anything
+    code = main()
+    if code == ExitCode.INTERRUPTED:
+        os._exit(code)  # a model that does not end would be waited for; everything is flushed
+    sys.exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,15 +67,16 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
+    wanted = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
-        code = app(
-            args=[argument for argument in arguments if argument != "--debug"],
-            prog_name="n2q-edge",
-            standalone_mode=False,
-        )
-        return int(code or ExitCode.OK)
+        with signals.handled(), results():
+            return int(app(args=wanted, prog_name="n2q-edge", standalone_mode=False) or ExitCode.OK)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", ExitCode.INTERRUPTED, debug)
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # the parser's end when nobody reads its help
+            return int(ExitCode.OK)
+        raise
     except N2QError as error:
         return _fail(str(error), error.exit_code, debug)
     except Exception as error:
@@ -84,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 def _fail(message: str, code: ExitCode, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    note(" ".join(message.split()))
+    note(message)
     return int(code)
 
 

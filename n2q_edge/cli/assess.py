@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from n2q_edge.cli.console import note, results
+from n2q_edge.cli.console import note, results, table_console
 from n2q_edge.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -211,8 +211,6 @@ def _print_results(
 
             sys.stdout.write(to_csv(assessment))
         elif not quiet:
-            from rich.console import Console
-
             from n2q_edge.report.table import render
 
-            render(assessment, Console(highlight=False), worst=worst, policy=policy)
+            render(assessment, table_console(), worst=worst, policy=policy)
