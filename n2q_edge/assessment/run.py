@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -59,10 +59,11 @@ def assess(
     on_outcome: Callable[[SliceResult | Rejection], None] | None = None,
     regions: Regions = tissue_regions,
     collector: Collector | None = None,
+    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Assessment:
     """Assess every series of an inventory.
 
-    Ctrl-C does not raise: it ends the run with what is done and `complete=False`.
+    `KeyboardInterrupt` is not passed on: it ends the run with what is done and `complete=False`.
 
     Args:
         inventory: what `dicom.scan` found.
@@ -72,6 +73,8 @@ def assess(
         on_outcome: called after every slice, for a progress bar.
         regions: what to score beside the whole body.
         collector: gets every slice with its pixels.
+        interruptible: entered wherever the run waits for a slice, for a caller that allows interruptions
+            only there.
     """
     assessment = Assessment(
         spec=runtime.spec,
@@ -87,7 +90,9 @@ def assess(
         with closing(_stream(inventory.series, runtime, batch, regions)) as stream:
             for report in reports:
                 assessment.series.append(report)
-                for done in islice(stream, len(report.series.slices)):
+                for _ in report.series.slices:
+                    with interruptible():
+                        done = next(stream)
                     _take(done, report, assessment, keep_worst, collector)
                     if on_outcome:
                         on_outcome(done.outcome)
