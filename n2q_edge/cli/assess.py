@@ -30,16 +30,17 @@ def assess(
         typer.Option("-o", "--out", help="Write report.html, report.json, slices.csv and pictures here."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, no table.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row a slice on stdout, no table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row per slice on stdout, no table.")] = False,
     model: Annotated[
         Path | None,
         typer.Option(help="A model file, n2q-small or n2q-plus; n2q-small if not given."),
     ] = None,
     runtime: Annotated[str, typer.Option(help="What runs the model; 'n2q-edge doctor' lists them.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the runtime; its cores if not given.")
+        int | None,
+        typer.Option(min=1, help="CPU threads of the runtime; one per physical core if not given."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Slices an inference.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Slices per inference (batch size).")] = 1,
     fail_below: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with 10 if a series' mean quality is lower.")
     ] = None,
@@ -57,7 +58,7 @@ def assess(
     with_phi: Annotated[
         bool, typer.Option("--with-phi", help="Keep UIDs and descriptions in the trend database.")
     ] = False,
-    worst: Annotated[int, typer.Option(min=0, help="Worst slices to list and picture, a series.")] = 5,
+    worst: Annotated[int, typer.Option(min=0, help="Worst slices to list and draw per series.")] = 5,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes, no table.")] = False,
 ) -> int:
     """Assess every CT slice found under PATH: quality, dose level, noise, latency."""

@@ -22,23 +22,27 @@ def bench(
     ] = None,
     mode: Annotated[
         list[str] | None,
-        typer.Option(help="latency, throughput or stream, as often as needed; latency if not given."),
+        typer.Option(help="latency (the default), throughput or stream; may be given several times."),
     ] = None,
     series: Annotated[
-        Path | None, typer.Option(help="CT series for stream, and for the slice; else one is made up.")
+        Path | None,
+        typer.Option(help="A CT series to stream and to take the slice from; synthetic if not given."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the runtime; its cores if not given.")
+        int | None,
+        typer.Option(min=1, help="CPU threads of the runtime; one per physical core if not given."),
     ] = None,
-    slices: Annotated[int, typer.Option(min=1, help="Slices a candidate; 662 give a p99.")] = 60,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of every candidate.")] = 5,
-    size: Annotated[int, typer.Option(min=16, help="Side of the made-up slice in pixels.")] = 512,
+    slices: Annotated[
+        int, typer.Option(min=1, help="Slices per candidate; from 662 on there is a p99.")
+    ] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; in each, every candidate takes its turn.")] = 5,
+    size: Annotated[int, typer.Option(min=16, help="Side of the synthetic slice in pixels.")] = 512,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the JSON document here.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw a .png, .svg or .pdf here.")] = None,
     loadgen: Annotated[
-        str | None, typer.Option(help="Also let MLPerf's LoadGen drive: SingleStream or Offline.")
+        str | None, typer.Option(help="Also run MLPerf's LoadGen: SingleStream or Offline.")
     ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,

@@ -17,8 +17,12 @@ def trend(
     by: Annotated[
         str, typer.Option(help="Group by any of scanner, protocol, kernel, body_part.")
     ] = "scanner,protocol,kernel",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write a page of charts here.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row a series on stdout, no table.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write an HTML page of charts here.")
+    ] = None,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="One CSV row per series on stdout, no table.")
+    ] = False,
     policy: Annotated[
         Path | None,
         typer.Option(help="TOML: judge the stored scores by it; the default policy if not given."),
