@@ -22,6 +22,7 @@ from n2q_edge.cli import (
     export,
     inspect,
     phantom,
+    reference,
     signals,
     simulate,
     targets,
@@ -147,6 +148,7 @@ def _options(
 for command in (
     assess.assess,
     trend.trend,
+    reference.reference,
     export.export,
     build.build,
     targets.targets,

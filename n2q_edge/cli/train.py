@@ -21,7 +21,7 @@ def train(
     pairs: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            metavar="FULL LOW", help="Folders of the same scans at full and at low dose; see docs/pairs.md."
+            metavar="FULL LOW", help="Folders of the same scans at full and low dose: docs/how-to/pairs.md."
         ),
     ] = None,
     low_dose: Annotated[
@@ -57,6 +57,9 @@ def train(
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="torch.compile the loss: faster steps after a minute of compilation."),
+    ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Compact networks: layers in bfloat16, if the device has it.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
 ) -> int:
@@ -96,6 +99,7 @@ def train(
                 teacher=teacher,
                 evaluation=evaluation,
                 compiled=compiled,
+                bf16=bf16,
                 resume=resume,
                 on_slice=on_slice,
                 on_step=lambda progress: show(progress.fraction, f"step {progress.step}"),

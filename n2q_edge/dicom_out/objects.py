@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,11 +20,12 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from n2q_edge.assessment.results import SeriesReport, SliceResult, worst_slices
+from n2q_edge.assessment.results import SeriesReport, SliceResult
+from n2q_edge.assessment.summary import SeriesSummary
 from n2q_edge.dicom.segmentation import Segment
 from n2q_edge.dicom_out import codes
 from n2q_edge.dicom_out.ct_image import write_dataset
-from n2q_edge.dicom_out.overlay import RgbArray, overlay, secondary_capture
+from n2q_edge.dicom_out.overlay import caption, overlay_picture, secondary_capture
 from n2q_edge.dicom_out.parametric_map import (
     NOISE,
     QUALITY,
@@ -35,13 +34,15 @@ from n2q_edge.dicom_out.parametric_map import (
     volumes,
     write_parametric_map,
 )
-from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, read_context
+from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, source_context
 from n2q_edge.dicom_out.structured_report import Algorithm, Group, Value, structured_report
 from n2q_edge.errors import OutputError, require
 from n2q_edge.files import make_folder
-from n2q_edge.quality.policy import Policy
-from n2q_edge.quality.regions import RegionSummary, summarise_regions
+from n2q_edge.quality.overlay import Rgb
+from n2q_edge.quality.policy import Judgement
+from n2q_edge.quality.regions import RegionSummary
 from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import ModelSpec
 
 OWN_FOLDER = re.compile(r"\.?series\d{3,}(\.part)?")
@@ -110,9 +111,7 @@ class DicomWriter:
         spec: ModelSpec,
         runtime: Mapping[str, Any],
         *,
-        worst: int,
         segments: Sequence[Segment] = (),
-        policy: Policy | None = None,
     ) -> None:
         """Make the folder, and remove the objects of an earlier run, which would pass for this one's.
 
@@ -120,9 +119,7 @@ class DicomWriter:
             out: the folder of the run; the objects go to `out/dicom`.
             spec: of the model.
             runtime: what `Runtime.describe` says.
-            worst: how many worst slices the report names.
             segments: of the segmentation the regions are from; none for tissue classes.
-            policy: what judges the series, for the report's Quality Assessment; none without.
 
         Raises:
             MissingDependencyError: highdicom is not installed.
@@ -132,7 +129,7 @@ class DicomWriter:
         self.series: list[SeriesObjects] = []
         self.error: OutputError | None = None
         self.folder = out / "dicom"
-        self._spec, self._worst, self._policy = spec, worst, policy
+        self._spec = spec
         self._algorithm = _algorithm(spec, runtime)
         self._segments = {segment.name: segment for segment in segments}
         self._current: _Collected | None = None
@@ -203,10 +200,9 @@ class DicomWriter:
     ) -> list[tuple[str, str, Dataset]]:
         """Write into the hidden folder; kind, file name and data set of every object."""
         collected.end()
-        series = report.series
         try:
             refs = [result.ref for result in collected.results]
-            context = read_context(refs, series.study_instance_uid, series.series_instance_uid)
+            context = source_context(refs, report.series)
         except NotWrittenError as error:
             objects.leave_out(error.reason, str(error))
             collected.remove_pixels()
@@ -218,7 +214,7 @@ class DicomWriter:
             ("overlay", lambda: job.overlays(4)),
             (
                 "structured_report",
-                lambda: job.report(self._groups(report, job), _verdict(report, self._policy), staged),
+                lambda: job.report(self._groups(report, job), _verdict(report.summary.verdict), staged),
             ),
         ]
         if collected.has_noise:
@@ -236,9 +232,9 @@ class DicomWriter:
         slices = dict(
             zip((result.number for result in job.collected.results), job.context.slices, strict=True)
         )
-        worst = worst_slices(report.slices, self._worst)
+        summary = report.summary
         return [
-            Group("series", codes.IMAGE_QUALITY, _series_values(report), job.context.slices),
+            Group("series", codes.IMAGE_QUALITY, _series_values(summary), job.context.slices),
             *(
                 Group(
                     f"worst slice {rank}: number {result.number}",
@@ -246,12 +242,9 @@ class DicomWriter:
                     _slice_values(result),
                     [slices[result.number]],
                 )
-                for rank, result in enumerate(worst, start=1)
+                for rank, result in enumerate(summary.worst, start=1)
             ),
-            *(
-                self._region_group(region)
-                for region in summarise_regions(result.regions for result in report.slices)
-            ),
+            *(self._region_group(region) for region in summary.regions),
         ]
 
     def _region_group(self, region: RegionSummary) -> Group:
@@ -265,8 +258,8 @@ class DicomWriter:
         )
 
 
-def _verdict(report: SeriesReport, policy: Policy | None) -> Code | None:
-    verdict = report.judge(policy).verdict if policy else None
+def _verdict(judgement: Judgement) -> Code | None:
+    verdict = judgement.verdict
     return Code(verdict.dicom_code, "DCM", verdict.meaning) if verdict else None
 
 
@@ -319,8 +312,9 @@ class _Collected:
         self._append("quality", images.quality_map)
         if images.noise_map is not None:
             self.has_noise = True
-            self._append("noise", images.noise_map)
-        picture = overlay(images.hu, images.quality_map, images.mask, window, _caption(result))
+            rows, columns = images.hu.shape
+            self._append("noise", enlarge(images.noise_map, images.map_cell)[:rows, :columns])
+        picture = overlay_picture(images, window, caption(result))
         with _output(self.folder):
             self._files["overlay"].write(picture.tobytes())
         self.results.append(replace(result, images=None))
@@ -349,14 +343,6 @@ class _Collected:
     def remove(self) -> None:
         self.remove_pixels()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _caption(result: SliceResult) -> str:
-    parts = [f"slice {result.number}"]
-    parts += [f"SSIM {result.quality.mean:.2f}"] if result.quality else ["no body found"]
-    parts += [f"dose {result.dose.level:g} %"] if result.dose else []
-    parts += [f"noise {result.noise_hu:.0f} HU"] if result.noise_hu is not None else []
-    return "  ".join(parts)
 
 
 # -------------------------------------------------------------------------------------------------- objects
@@ -402,7 +388,7 @@ class _Job:
             layout = item.ref.layout
             size = layout.rows * layout.columns * 3
             pixels = self.collected.read("overlay", self._index[id(item)], size)
-            picture: RgbArray = np.frombuffer(pixels, np.uint8).reshape(layout.rows, layout.columns, 3)
+            picture: Rgb = np.frombuffer(pixels, np.uint8).reshape(layout.rows, layout.columns, 3)
             dataset = secondary_capture(
                 self.context,
                 item,
@@ -433,25 +419,21 @@ class _Job:
         yield "report.dcm", dataset
 
 
-def _series_values(report: SeriesReport) -> list[Value]:
-    means = report.quality_means
-    noise = [result.noise_hu for result in report.slices if result.noise_hu is not None]
-    model_noise = [result.model_noise_hu for result in report.slices if result.model_noise_hu is not None]
-    levels = Counter(result.dose.level for result in report.slices if result.dose)
-    values = [Value(codes.SLICES_SCORED, len(means), codes.SLICES)]
-    if means:
+def _series_values(summary: SeriesSummary) -> list[Value]:
+    quality, dose = summary.quality, summary.usual_dose
+    noise, model_noise = summary.noise_hu, summary.model_noise_hu
+    values = [Value(codes.SLICES_SCORED, summary.scored, codes.SLICES)]
+    if quality:
         values += [
-            Value(codes.PREDICTED_SSIM, round(statistics.fmean(means), 6), codes.NO_UNITS, codes.MEAN),
-            Value(codes.PREDICTED_SSIM, round(min(means), 6), codes.NO_UNITS, codes.MINIMUM),
+            Value(codes.PREDICTED_SSIM, round(quality.mean, 6), codes.NO_UNITS, codes.MEAN),
+            Value(codes.PREDICTED_SSIM, round(quality.min, 6), codes.NO_UNITS, codes.MINIMUM),
         ]
-    if levels:
-        values.append(Value(codes.APPARENT_DOSE, levels.most_common(1)[0][0], codes.PERCENT, codes.MODE))
+    if dose:
+        values.append(Value(codes.APPARENT_DOSE, dose.level, codes.PERCENT, codes.MODE))
     if noise:
-        values.append(
-            Value(codes.GLOBAL_NOISE, round(statistics.median(noise), 3), codes.HOUNSFIELD, codes.MEDIAN)
-        )
+        values.append(Value(codes.GLOBAL_NOISE, round(noise.median, 3), codes.HOUNSFIELD, codes.MEDIAN))
     if model_noise:
-        level = round(statistics.median(model_noise), 3)
+        level = round(model_noise.median, 3)
         values.append(Value(codes.MODEL_NOISE, level, codes.HOUNSFIELD, codes.MEDIAN))
     return values
 

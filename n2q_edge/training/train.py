@@ -19,8 +19,9 @@ from n2q_edge.errors import UsageError
 from n2q_edge.evaluation.evaluate import evaluate
 from n2q_edge.evaluation.predictions import torch_predictor
 from n2q_edge.files import write_file
+from n2q_edge.model import checkpoint
 from n2q_edge.model.recipe import Recipe, load_recipe
-from n2q_edge.network import build, checkpoint
+from n2q_edge.network import build
 from n2q_edge.network.compact import CompactNet
 from n2q_edge.network.device import pick_device
 from n2q_edge.spec import ModelSpec
@@ -61,6 +62,7 @@ def train(
     cache: Path | None = None,
     evaluation: bool = True,
     compiled: bool = False,
+    bf16: bool = False,
     device: str = "auto",
     minutes: float | None = None,
     start_from: Path | None = None,
@@ -81,6 +83,7 @@ def train(
         cache: folder of the noise cache.
         evaluation: evaluate on the patients held out; False leaves that to `n2q-edge evaluate`.
         compiled: compile the loss with torch.compile; see `fit`.
+        bf16: compute a compact network's layers in bfloat16; see `fit`.
         device: `auto`, `cpu` or `cuda`.
         minutes: end the schedule after this much training time.
         start_from: a checkpoint of a compact network to begin with (see `start`).
@@ -119,6 +122,7 @@ def train(
         device=where,
         minutes=minutes,
         compiled=compiled,
+        bf16=bf16,
         start=origin[1] if origin else None,
         teacher=master[1] if master else None,
         on_step=on_step,

@@ -25,7 +25,8 @@ from n2q_edge.evaluation.predictions import Answer, Prediction
 from n2q_edge.evaluation.results import command_line, document
 from n2q_edge.evaluation.results_page import markdown
 from n2q_edge.evaluation.systems import System, per_patient
-from n2q_edge.network import build, checkpoint
+from n2q_edge.model import checkpoint
+from n2q_edge.network import build
 from n2q_edge.network.device import pick_device
 from n2q_edge.simulation.series import PhantomScan, write_scan
 from n2q_edge.spec import ModelSpec
@@ -229,7 +230,7 @@ def test_a_recipe_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_operations_are_those_of_the_readme() -> None:
-    """N2Q: about 28 GFLOP a 512x512 slice (SCIENCE.md 1)."""
+    """N2Q: about 28 GFLOP per slice of 512x512, two per multiply-add of its convolutions."""
     spec = ModelSpec(name="n2q", version="1", network={"class": "unet"})
     assert systems._gflop(spec) == pytest.approx(28.0, abs=0.2)
 

@@ -24,6 +24,7 @@ from n2q_edge.files import write_file, write_text
 from n2q_edge.model.engine.onnx_file import read_onnx
 from n2q_edge.model.engine.targets import Target
 from n2q_edge.runtimes import cuda
+from n2q_edge.runtimes.checks import INPUT_NAME
 from n2q_edge.runtimes.cuda import Device
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
@@ -271,12 +272,14 @@ def _compile(
     try:
         builder = trt.Builder(log)
     except TypeError:  # pybind11's way to say that the factory gave nothing
-        raise ModelError(f"{plan.flavor.name} does not start ({_reason(log)}): see docs/gpu.md") from None
+        raise ModelError(f"{plan.flavor.name} does not start: {_reason(log)} (docs/how-to/gpu.md)") from None
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)  # network and parser must outlive the build
     if not parser.parse(model.data):
         raise ModelError(f"{model.path}: {plan.flavor.name} cannot parse it: {_parser_errors(parser, log)}")
-    network.get_input(0).shape = plan.shape
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        tensor.shape = plan.shape if tensor.name == INPUT_NAME else plan.shape[:1]
     shapes = _shapes(network)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mib << 20)
