@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +28,7 @@ from n2q_edge.cli import (
     train,
     trend,
 )
-from n2q_edge.cli.console import note, results
+from n2q_edge.cli.console import fail, results, show_tracebacks
 from n2q_edge.errors import ExitCode, N2QError
 
 NAME = "n2q-edge"
@@ -87,26 +86,24 @@ def main(argv: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in arguments
+    show_tracebacks("--debug" in arguments)
     wanted = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
         with signals.handled(), results():
             return int(_command()(args=wanted, prog_name=NAME, standalone_mode=False) or ExitCode.OK)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", ExitCode.INTERRUPTED, debug)
+        return _fail("interrupted", ExitCode.INTERRUPTED)
     except SystemExit as ending:
         if isinstance(ending.__context__, BrokenPipeError):  # the parser's end when nobody reads its help
             return int(ExitCode.OK)
         raise
     except N2QError as error:
-        return _fail(str(error), error.exit_code, debug)
+        return _fail(str(error), error.exit_code)
     except Exception as error:
         if isinstance(error, PARSER_ERROR):
-            return _fail(
-                f"{str(error.format_message()).rstrip('.')}; see 'n2q-edge --help'", ExitCode.USAGE, debug
-            )
+            return _fail(f"{str(error.format_message()).rstrip('.')}; see 'n2q-edge --help'", ExitCode.USAGE)
         message = f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)"
-        return _fail(message, ExitCode.BUG, debug)
+        return _fail(message, ExitCode.BUG)
 
 
 def _command() -> Any:
@@ -122,10 +119,8 @@ def _command() -> Any:
     return group
 
 
-def _fail(message: str, code: ExitCode, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    note(message)
+def _fail(message: str, code: ExitCode) -> int:
+    fail(message)
     return int(code)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,6 +21,24 @@ def note(message: str) -> None:
     """Tell the user something that is not a result: one printable line, whatever a file or a peer says."""
     with contextlib.suppress(OSError, ValueError):  # nobody reads stderr
         print(f"n2q-edge: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+class _State:
+    """Of the process: whether a failure shows its traceback."""
+
+    debug = False
+
+
+def show_tracebacks(wanted: bool) -> None:
+    """Whether `fail` shows where an error was raised."""
+    _State.debug = wanted
+
+
+def fail(message: str) -> None:
+    """Tell what went wrong; to be called while the error is handled."""
+    if _State.debug:
+        traceback.print_exc()
+    note(message)
 
 
 @contextmanager

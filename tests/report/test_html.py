@@ -17,9 +17,10 @@ from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.quality import crosscheck
-from n2q_edge.report import charts, document, html, overlay
+from n2q_edge.report import charts, document, drawing, html, overlay
 from n2q_edge.runtimes.base import FloatArray, Inference
 from n2q_edge.spec import FeatureLimits, ModelSpec
+from tests.helpers.drawing import drawn
 from tests.helpers.fakes import FakeRuntime, phantom, write_series
 
 CtSeries = Callable[..., Path]
@@ -48,7 +49,7 @@ def page(*folders: Path, runtime: FakeRuntime | None = None) -> str:
 
 
 def to_html(run: Assessment) -> str:
-    return "".join(html.html_pieces(document.build(run), run))
+    return "".join(html.html_pieces(document.build(run), run, drawn(run)))
 
 
 class Reader(HTMLParser):
@@ -178,7 +179,7 @@ def test_several_series_have_an_index(ct_series: CtSeries) -> None:
 
 
 def test_many_series_keep_a_picture_each(ct_series: CtSeries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MAX_SLICE_PICTURES", 3)
+    monkeypatch.setattr(drawing, "MAX_ON_PAGE", 3)
     found = Reader(page(*(ct_series(number=n) for n in (1, 2, 3))))
     assert len(found.named("img")) == 2 * 3
     assert "1 of 2 shown" in found.words
