@@ -7,7 +7,7 @@ import io
 
 from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
 from n2q_edge.quality.scores import to_percent
-from n2q_edge.report.text import printable
+from n2q_edge.report.text import cell, printable
 
 IDENTITY = ("series", "series_instance_uid", "slice", "sop_instance_uid", "path", "frame", "position_mm")
 SCORES = ("quality_mean", "quality_p05", "quality_below_threshold", "dose_level_percent")
@@ -37,7 +37,7 @@ def to_csv(assessment: Assessment) -> str:
         ]
     )
     for report in assessment.series:
-        writer.writerows(_row(report, result, len(levels)) for result in report.slices)
+        writer.writerows(map(cell, _row(report, result, len(levels))) for result in report.slices)
     return buffer.getvalue()
 
 
@@ -47,9 +47,9 @@ def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]
     probabilities = dose.probabilities if dose else [None] * levels
     return [
         report.number,
-        report.series.series_instance_uid,
+        printable(report.series.series_instance_uid),
         result.number,
-        ref.sop_instance_uid,
+        printable(ref.sop_instance_uid),
         printable(ref.path),
         ref.frame,
         _cell(ref.position_mm, 3),
