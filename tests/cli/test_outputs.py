@@ -89,13 +89,23 @@ def test_a_bug_in_one_output_costs_only_itself(
 
 
 @pytest.fixture
+def default_signals() -> Iterator[None]:
+    """As in a shell's foreground; a job in the background is born with SIGINT ignored."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB."""
+    """A disk of 256 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True
-    ).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
@@ -105,7 +115,7 @@ def test_a_full_disk_behind_the_folder_loses_no_row_and_nothing_on_stdout(
     fake: FakeRuntime, ct_series: CtSeries, full_disk: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     db, out = tmp_path / "t.sqlite", full_disk / "out"
-    (full_disk / "fill").write_bytes(bytes(40_000))
+    (full_disk / "fill").write_bytes(bytes(236_000))
     series = str(ct_series(slices=12))
     assert main(["assess", series, "-o", str(out), "--db", str(db), "--json", "--dicom", "--quiet"]) == 7
     captured = capsys.readouterr()
@@ -120,10 +130,8 @@ def test_a_full_disk_behind_the_database_loses_no_report(
 ) -> None:
     db, out = full_disk / "t.sqlite", tmp_path / "out"
     store.prepare(db)
-    (full_disk / "fill").write_bytes(b"")
-    with (full_disk / "fill").open("wb") as fill, pytest.raises(OSError, match="No space"):
-        fill.write(bytes(100_000))
-        fill.flush()
+    with pytest.raises(OSError, match="No space"):
+        (full_disk / "fill").write_bytes(bytes(300_000))
     assert main(["assess", str(ct_series()), "-o", str(out), "--db", str(db), "--worst", "0", "--quiet"]) == 7
     assert shown(out) == ALL
 
@@ -211,6 +219,7 @@ def test_a_run_that_finds_nothing_to_do_leaves_the_last_one(
 # ------------------------------------------------------------------------------------------------- signals
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_during_the_run_keeps_what_is_done_everywhere(
     number: signal.Signals, fake: FakeRuntime, ct_series: CtSeries, tmp_path: Path, capsys: Capture
@@ -236,6 +245,7 @@ def test_a_signal_during_the_run_keeps_what_is_done_everywhere(
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize(
     ("owner", "name"),

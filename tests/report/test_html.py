@@ -142,10 +142,10 @@ def test_every_picture_and_chart_has_words(ct_series: CtSeries) -> None:
     found = Reader(page(ct_series(images=[phantom(96, 60), phantom(96, 20)])))
     assert len(found.named("img")) == 4  # slice and overlay of two
     assert all(image["alt"] for image in found.named("img"))
-    for drawing in found.named("svg"):
-        assert drawing.get("aria-label") or drawing.get("aria-hidden") == "true"
+    for chart in found.named("svg"):
+        assert chart.get("aria-label") or chart.get("aria-hidden") == "true"
     assert "Quality along z, 2 slices: mean 0.40, lowest 0.20 at slice 2" in [
-        drawing.get("aria-label") for drawing in found.named("svg")
+        chart.get("aria-label") for chart in found.named("svg")
     ]
 
 
