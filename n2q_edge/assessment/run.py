@@ -12,17 +12,18 @@ the worst slices.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import groupby, islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from n2q_edge.assessment.lanes import Lanes, in_order, worker_count
+from n2q_edge.assessment.measured import measure
 from n2q_edge.assessment.results import (
     Assessment,
     ModelReason,
@@ -37,6 +38,7 @@ from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader
 from n2q_edge.errors import ModelError
 from n2q_edge.malloc import keep_freed_memory
 from n2q_edge.quality.policy import Policy, load_policy
+from n2q_edge.quality.reference import Reference, ReferenceNoise
 from n2q_edge.runtimes.base import FloatArray, Runtime
 from n2q_edge.spec import HU_MAX, HU_MIN
 
@@ -61,6 +63,7 @@ def assess(
     keep_images: bool = False,
     on_outcome: Callable[[SliceResult | Rejection], None] | None = None,
     regions: Regions = tissue_regions,
+    reference: Reference | None = None,
     collector: Collector | None = None,
     interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Assessment:
@@ -77,6 +80,7 @@ def assess(
         keep_images: whether these keep their pixels.
         on_outcome: called after every slice, for a progress bar.
         regions: what to score beside the whole body.
+        reference: what knows the noise of full dose, if anything does.
         collector: gets every slice with its pixels.
         interruptible: entered wherever the run waits for a slice, for a caller that allows interruptions
             only there.
@@ -95,7 +99,7 @@ def assess(
     numbered = enumerate(inventory.series, start=1)
     reports = [SeriesReport(number, series, policy) for number, series in numbered]
     try:
-        with closing(_stream(inventory.series, runtime, batch, regions)) as stream:
+        with closing(_stream(inventory.series, runtime, batch, regions, reference)) as stream:
             for report in reports:
                 assessment.series.append(report)
                 selection = WorstSlices(worst, len(report.series.slices))
@@ -119,7 +123,7 @@ def assess(
 
 def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterator[SliceResult | Rejection]:
     """Assess a series lazily, slice by slice in z order; one bad slice does not stop it."""
-    with closing(_stream([series], runtime, batch, tissue_regions)) as stream:
+    with closing(_stream([series], runtime, batch)) as stream:
         for done in stream:
             yield done.outcome
 
@@ -155,14 +159,20 @@ class _Done:
 
 
 def _stream(
-    series: Sequence[Series], runtime: Runtime, batch: int, regions: Regions
+    series: Sequence[Series],
+    runtime: Runtime,
+    batch: int,
+    regions: Regions = tissue_regions,
+    reference: Reference | None = None,
 ) -> Generator[_Done, None, None]:
     """One `_Done` for every slice of every series, in order."""
     keep_freed_memory()
     workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
     with Lanes(runtime, workers) as lanes, _Readers() as readers:
-        assessor = _Assessor(lanes, readers, regions)
-        jobs = (partial(assessor.assess, chunk) for one in series for chunk in _chunks(one, batch))
+        assessor = _Assessor(lanes, readers, regions, reference)
+        jobs = (
+            partial(assessor.assess, one.protocol, chunk) for one in series for chunk in _chunks(one, batch)
+        )
         with closing(in_order(jobs, workers)) as results:
             for done in results:
                 yield from done
@@ -205,8 +215,9 @@ class _Assessor:
     lanes: Lanes
     readers: _Readers
     regions: Regions
+    reference: Reference | None
 
-    def assess(self, chunk: Sequence[tuple[int, SliceRef]]) -> list[_Done]:
+    def assess(self, protocol: Mapping[str, Any], chunk: Sequence[tuple[int, SliceRef]]) -> list[_Done]:
         """Assess neighbouring slices of one size together."""
         began = now_ms()
         arrived: list[Arrived] = []
@@ -215,7 +226,7 @@ class _Assessor:
             start = now_ms()
             item = self.readers.load(ref)
             if isinstance(item, LoadedSlice):
-                arrived.append(Arrived(number, item, start))
+                arrived.append(Arrived(number, item, measure(item, protocol, self.reference), start))
             else:
                 outcomes[number] = item
         if arrived:
@@ -228,7 +239,8 @@ class _Assessor:
         queued = now_ms()
         try:
             hu = _stack([item.slice.hu for item in arrived], spec.size_multiple)
-            inference, started = self.lanes.infer(hu)
+            known = _reference_noise(arrived) if spec.takes_reference else None
+            inference, started = self.lanes.infer(hu, known)
         except ModelError as error:
             if len(arrived) == 1:
                 return {arrived[0].number: arrived[0].reject(ModelReason.MODEL_FAILED, str(error))}
@@ -238,6 +250,13 @@ class _Assessor:
             item.number: slice_result(item, inference, row, spec, warm_up, self.regions)
             for row, item in enumerate(arrived)
         }
+
+
+def _reference_noise(arrived: Sequence[Arrived]) -> FloatArray | None:
+    """The reference noise [N] of a batch, 0 where unknown; None if it is unknown for all."""
+    found = (item.measured.reference for item in arrived)
+    levels = [each.noise_hu if isinstance(each, ReferenceNoise) else 0.0 for each in found]
+    return np.array(levels, dtype=np.float32) if any(levels) else None
 
 
 def _stack(slices: Sequence[FloatArray], multiple: int) -> FloatArray:

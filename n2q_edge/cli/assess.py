@@ -55,6 +55,17 @@ def assess(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="With -o: write DICOM maps, report and overlays there, too.")
     ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Full-dose noise: a file of 'n2q-edge reference', or a full-dose series."),
+    ] = None,
+    reference_noise: Annotated[
+        float | None, typer.Option(metavar="HU", help="Full-dose noise, measured as 'noise' is.")
+    ] = None,
+    reference_diameter: Annotated[
+        float | None,
+        typer.Option(metavar="MM", help="Water-equivalent diameter that --reference-noise holds for."),
+    ] = None,
     seg: Annotated[
         Path | None, typer.Option(help="DICOM Segmentation: score its segments, not the tissue classes.")
     ] = None,
@@ -69,6 +80,7 @@ def assess(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes, no table.")] = False,
 ) -> int:
     """Assess every CT slice found under PATH: quality, dose level, noise, latency."""
+    from n2q_edge.assessment.learn_reference import open_reference
     from n2q_edge.assessment.run import assess as assess_all
     from n2q_edge.assessment.slice_result import tissue_regions
     from n2q_edge.cli.outputs import Collectors, Outputs
@@ -85,6 +97,7 @@ def assess(
     if dicom and not out:
         raise UsageError("--dicom writes into the folder of -o OUT: name one")
     rules, outputs = load_policy(policy), Outputs()
+    known = open_reference(reference, reference_noise, reference_diameter)
     with ExitStack() as stack:
         folder = stack.enter_context(OutputFolder(out)) if out else None
         if db:
@@ -113,6 +126,7 @@ def assess(
                 keep_images=folder is not None,
                 on_outcome=tick,
                 regions=organs.regions if organs else tissue_regions,
+                reference=known,
                 collector=Collectors(outputs, [each for each in (drawing, objects) if each]),
                 interruptible=signals.raised,
             )

@@ -1,4 +1,4 @@
-"""The quality map as color over its slice: the one renderer of the report, the pictures and the DICOM overlay.
+"""The quality map as color over its slice: the one renderer of report, pictures and DICOM overlay.
 
 Good tissue stays as gray as it was; the worse the predicted quality, the more color is laid over it and the
 brighter it glows. Brightness alone tells good from bad, so it can be read without telling colors apart.
@@ -86,7 +86,9 @@ def draw_bar(draw: ImageDraw, box: tuple[int, int, int, int], size: float) -> No
         draw_text(draw, place, word, size, anchor="rm")
 
 
-def draw_text(draw: ImageDraw, place: tuple[float, float], text: str, size: float, anchor: str = "la") -> None:
+def draw_text(
+    draw: ImageDraw, place: tuple[float, float], text: str, size: float, anchor: str = "la"
+) -> None:
     """Draw white words with a black rim, readable on tissue and on air."""
     draw.text(place, text, fill="white", font_size=size, anchor=anchor, stroke_width=1, stroke_fill="black")
 

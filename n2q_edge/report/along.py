@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from n2q_edge.assessment.results import SeriesReport, SliceResult
 from n2q_edge.quality.crosscheck import NOISE_DISAGREEMENT
+from n2q_edge.quality.reference import ReferenceNoise
 from n2q_edge.report.charts import Axis, Chart, Plot, axis
 from n2q_edge.report.text import number
 
@@ -36,16 +37,10 @@ class Along:
 def charts_along(report: SeriesReport) -> list[Chart]:
     """Noise, predicted quality and, where it changes, tube current of every slice."""
     along = _along(report.slices)
-    current = [tube_current_ma(result) for result in report.slices]
+    current = [result.ref.exposure.tube_current_ma for result in report.slices]
     changes = len({value for value in current if value is not None}) > 1
     charts = [_noise(along), _quality(along, report, lowest=not changes)]
     return [*charts, _current(along, current)] if changes else charts
-
-
-def tube_current_ma(result: SliceResult) -> float | None:
-    """X-Ray Tube Current of a slice, mA; None where the header does not say."""
-    exposure = getattr(result.ref, "exposure", None)
-    return None if exposure is None else exposure.tube_current_ma
 
 
 def limits_below(report: SeriesReport) -> str:
@@ -71,8 +66,13 @@ def _along(slices: list[SliceResult]) -> Along:
 def _noise(along: Along) -> Chart:
     measured = [result.noise_hu for result in along.slices]
     model = [result.model_noise_hu for result in along.slices]
-    plot = Plot(along.x, axis([*measured, *model], "noise, HU", zero=True, ticks=4), height=NOISE_HEIGHT)
-    plot.x_labels = False
+    reference = [
+        result.reference.noise_hu if isinstance(result.reference, ReferenceNoise) else None
+        for result in along.slices
+    ]
+    scale = axis([*measured, *model, *reference], "noise, HU", zero=True, ticks=4)
+    plot = Plot(along.x, scale, height=NOISE_HEIGHT, x_labels=False)
+    plot.line(along.where, reference, "reference")
     plot.line(along.where, model, "second")
     plot.line(along.where, measured)
     known = along.known(measured)

@@ -6,11 +6,20 @@ import csv
 import io
 
 from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
+from n2q_edge.quality.reference import ReferenceNoise
 from n2q_edge.quality.scores import to_percent
 from n2q_edge.report.text import cell, printable
 
 IDENTITY = ("series", "series_instance_uid", "slice", "sop_instance_uid", "path", "frame", "position_mm")
 SCORES = ("quality_mean", "quality_p05", "quality_below_threshold", "dose_level_percent")
+PHYSICS = (
+    "noise_frequency_per_mm",
+    "water_equivalent_diameter_mm",
+    "ssde_mgy",
+    "reference_noise_hu",
+    "noise_ratio",
+    "equivalent_dose",
+)
 STAGES = ("read", "decode", "wait", "infer", "score", "total")
 
 
@@ -29,6 +38,7 @@ def to_csv(assessment: Assessment) -> str:
             *SCORES,
             *levels,
             "noise_hu",
+            *PHYSICS,
             "model_noise_hu",
             "expected_error",
             "flags",
@@ -57,11 +67,26 @@ def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]
         f"{dose.level:g}" if dose else "",
         *(_cell(probability, 6) for probability in probabilities),
         _cell(result.noise_hu, 3),
+        *_physics(result),
         _cell(result.model_noise_hu, 3),
         _cell(result.expected_error, 6),
         " ".join(result.flags),
         "; ".join(reason.text for reason in result.out_of_domain or ()),
         *(_cell(getattr(result.times, stage), 3) for stage in STAGES),
+    ]
+
+
+def _physics(result: SliceResult) -> list[str]:
+    """Texture, size and dose of a slice, and the slice against its reference: the columns `PHYSICS`."""
+    size, reference, comparison = result.size, result.reference, result.comparison
+    known = reference.noise_hu if isinstance(reference, ReferenceNoise) else None
+    return [
+        _cell(result.noise_frequency, 4),
+        _cell(size.water_equivalent_diameter_mm if size else None, 1),
+        _cell(result.ssde_mgy, 3),
+        _cell(known, 3),
+        _cell(comparison.ratio if comparison else None, 4),
+        _cell(comparison.equivalent_dose if comparison else None, 4),
     ]
 
 
