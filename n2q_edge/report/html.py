@@ -18,6 +18,7 @@ from n2q_edge.report.cards import dose_statement, groups
 from n2q_edge.report.charts import Axis, Chart, Plot, axis
 from n2q_edge.report.page import capital, data_uri, render_pieces
 from n2q_edge.report.text import shorten
+from n2q_edge.spec import ModelSpec
 
 PATH_WIDTH = 60  # characters of a folder in the index
 STAGES = {
@@ -41,7 +42,7 @@ def html_pieces(
     """
     reports = {report.number: report for report in assessment.series}
     series = [
-        _series(entry, reports[entry["number"]], document, on_page.get(entry["number"], ()))
+        _series(entry, reports[entry["number"]], assessment.spec, document, on_page.get(entry["number"], ()))
         for entry in document["series"]
         if entry["slices"]
     ]
@@ -73,6 +74,7 @@ def _overall(series: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _series(
     entry: dict[str, Any],
     report: SeriesReport,
+    spec: ModelSpec,
     document: dict[str, Any],
     shown: Sequence[tuple[int, bytes, bytes]],
 ) -> dict[str, Any]:

@@ -36,10 +36,11 @@ def make_stub(folder: Path) -> None:
     """`libcuda.so` with every function that cuda.h declares."""
     header = (folder / HEADERS / "include" / "cuda.h").read_text("latin-1")
     names = set(re.findall(r"CUresult\s+CUDAAPI\s+(cu\w+)\s*\(", header))
-    versioned = set(re.findall(r"#define\s+cu\w+\s+(?:__CUDA_API_PTSZ\()?(cu\w+?)\)?\s*$", header, re.MULTILINE))
+    renamed = r"#define\s+cu\w+\s+(?:__CUDA_API_PTSZ\()?(cu\w+?)\)?\s*$"  # cuMemAlloc is cuMemAlloc_v2
+    names |= set(re.findall(renamed, header, re.MULTILINE))
     assert len(names) > 200
     source = folder / "stub.c"
-    source.write_text("".join(f"int {name}(void) {{ return {NO_DEVICE}; }}\n" for name in sorted(names | versioned)))
+    source.write_text("".join(f"int {name}(void) {{ return {NO_DEVICE}; }}\n" for name in sorted(names)))
     library = folder / HEADERS / "lib" / "libcuda.so.1"
     command = ["gcc", "-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", source, "-o", library]
     subprocess.run(command, check=True, capture_output=True)
@@ -61,7 +62,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
         if command == "stub":
             make_stub(folder)
             continue
-        done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+        run = ["sh", "-c", command]
+        done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode and "No matching distribution" in done.stderr + done.stdout:
             pytest.skip("needs the package index")
         assert done.returncode == 0, done.stderr[-2000:]
@@ -111,4 +113,4 @@ def test_without_a_device_it_says_so(built: tuple[Path, dict[str, str]]) -> None
     python, environment = built
     code = "import pycuda.driver as d\ntry: d.init()\nexcept d.Error as error: print(error)"
     done = subprocess.run([str(python), "-c", code], env=environment, capture_output=True, text=True)
-    assert "no CUDA-capable device" in done.stdout or "initialized" in done.stdout or "NO_DEVICE" in done.stdout.upper()
+    assert "no CUDA-capable device" in done.stdout
