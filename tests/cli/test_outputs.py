@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -129,9 +130,13 @@ def test_a_full_disk_behind_the_database_loses_no_report(
     fake: FakeRuntime, ct_series: CtSeries, full_disk: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     db, out = full_disk / "t.sqlite", tmp_path / "out"
-    store.prepare(db)
-    with pytest.raises(OSError, match="No space"):
-        (full_disk / "fill").write_bytes(bytes(300_000))
+
+    def fills_up(hu: FloatArray) -> FloatArray:
+        with suppress(OSError):
+            (full_disk / "fill").write_bytes(bytes(300_000))
+        return np.full_like(hu, 0.5)
+
+    fake._quality = fills_up
     assert main(["assess", str(ct_series()), "-o", str(out), "--db", str(db), "--worst", "0", "--quiet"]) == 7
     assert shown(out) == ALL
 
