@@ -54,7 +54,9 @@ def test_help_and_version(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     # In the page's order.
-    commands = "assess trend reference export build targets inspect train evaluate simulate phantom doctor bench"
+    commands = (
+        "assess trend reference export build targets inspect train evaluate simulate phantom doctor bench"
+    )
     lines = text.partition("Commands:")[2].partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == commands.split()
 
