@@ -33,8 +33,9 @@ def documented() -> list[str]:
 
 
 def make_stub(folder: Path) -> None:
-    """`libcuda.so` with every function that cuda.h declares."""
-    header = (folder / HEADERS / "include" / "cuda.h").read_text("latin-1")
+    """`libcuda.so` with every function that the driver's headers declare."""
+    include = folder / HEADERS / "include"
+    header = "".join((include / name).read_text("latin-1") for name in ("cuda.h", "cudaProfiler.h"))
     names = set(re.findall(r"CUresult\s+CUDAAPI\s+(cu\w+)\s*\(", header))
     renamed = r"#define\s+cu\w+\s+(?:__CUDA_API_PTSZ\()?(cu\w+?)\)?\s*$"  # cuMemAlloc is cuMemAlloc_v2
     names |= set(re.findall(renamed, header, re.MULTILINE))
@@ -107,10 +108,3 @@ def test_the_built_module_has_every_name_that_is_used(built: tuple[Path, dict[st
     assert done.returncode == 0, done.stderr
     missing, _version = done.stdout.splitlines()
     assert json.loads(missing) == []
-
-
-def test_without_a_device_it_says_so(built: tuple[Path, dict[str, str]]) -> None:
-    python, environment = built
-    code = "import pycuda.driver as d\ntry: d.init()\nexcept d.Error as error: print(error)"
-    done = subprocess.run([str(python), "-c", code], env=environment, capture_output=True, text=True)
-    assert "no CUDA-capable device" in done.stdout
