@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from n2q_edge.cli.console import note, results
+from n2q_edge.cli.console import note, results, table_console
 from n2q_edge.errors import ExitCode
-
-if TYPE_CHECKING:
-    pass
 
 
 def trend(
@@ -39,11 +36,9 @@ def trend(
         if as_csv:
             sys.stdout.write(groups.to_csv(found, keys))
         else:
-            from rich.console import Console
-
             from n2q_edge.trends.table import render
 
-            render(found, Console(highlight=False))
+            render(found, table_console())
     if out:
         from n2q_edge.trends.page import to_html
 

@@ -112,6 +112,7 @@ class DicomWriter:
         runtime: Mapping[str, Any],
         *,
         segments: Sequence[Segment] = (),
+        on_folder: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         """Make the folder, and remove the objects of an earlier run, which would pass for this one's.
 
@@ -120,6 +121,7 @@ class DicomWriter:
             spec: of the model.
             runtime: what `Runtime.describe` says.
             segments: of the segmentation the regions are from; none for tissue classes.
+            on_folder: called with the folder of a series before it gets its name.
 
         Raises:
             MissingDependencyError: highdicom is not installed.
@@ -129,7 +131,7 @@ class DicomWriter:
         self.series: list[SeriesObjects] = []
         self.error: OutputError | None = None
         self.folder = out / "dicom"
-        self._spec = spec
+        self._spec, self._on_folder = spec, on_folder
         self._algorithm = _algorithm(spec, runtime)
         self._segments = {segment.name: segment for segment in segments}
         self._current: _Collected | None = None
@@ -187,6 +189,7 @@ class DicomWriter:
         folder = self.folder / f"series{report.number:03d}"
         with _output(folder):
             if staged:
+                self._on_folder(folder)
                 collected.folder.rename(folder)
             else:
                 collected.folder.rmdir()
