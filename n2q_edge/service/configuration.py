@@ -142,7 +142,7 @@ def _check(settings: Settings) -> None:
         ("ae_title", node.ae_title),
         *(("calling_ae_titles", t) for t in node.calling_ae_titles),
     ):
-        _check_ae_title(f"node.{name}", title)
+        check_ae_title(f"node.{name}", title)
     for network in node.allowed_networks:
         try:
             ipaddress.ip_network(network, strict=False)
@@ -166,7 +166,7 @@ def _check(settings: Settings) -> None:
         raise ValueError("email.server needs email.sender and email.to")
 
 
-def _check_ae_title(where: str, title: str) -> None:
+def check_ae_title(where: str, title: str) -> None:
     """PS3.5 6.2, AE: 1 to 16 characters of the default repertoire, no backslash, not only spaces."""
     if (
         not title.strip()
@@ -189,7 +189,7 @@ def _check_destination(destination: Destination, where: str) -> None:
         if not getattr(destination, key):
             raise ValueError(f"{where}.{key} is missing, which kind {destination.kind!r} needs")
     if destination.kind == "dicom":
-        _check_ae_title(f"{where}.ae_title", destination.ae_title)
+        check_ae_title(f"{where}.ae_title", destination.ae_title)
     if destination.url and urlsplit(destination.url).scheme not in ("http", "https"):
         raise ValueError(f"{where}.url is no http:// or https:// URL")
     if unknown := sorted(set(destination.objects) - set(OBJECTS)):
