@@ -65,13 +65,13 @@ def train_variant(name: str, data: list[Path], runs: Path, minutes: float) -> di
     """Train one variant, or go on with it, and return its metrics on a slice of each test patient."""
     import torch
 
-    from n2q_edge.training.answers import torch_predictor
-    from n2q_edge.training.data import TEST, TRAIN, collect, of_split
-    from n2q_edge.training.evaluate import evaluate
+    from n2q_edge.dataset.collect import TEST, TRAIN, collect, of_split
+    from n2q_edge.evaluation.evaluate import evaluate
+    from n2q_edge.evaluation.predictions import torch_predictor
+    from n2q_edge.evaluation.systems import per_patient
+    from n2q_edge.model.recipe import load_recipe
     from n2q_edge.training.loop import fit
-    from n2q_edge.training.recipe import load_recipe
     from n2q_edge.training.sampling import Sampler
-    from n2q_edge.training.systems import per_patient
 
     folder = runs / "ablation" / re.sub(r"\W+", "-", name)
     folder.mkdir(parents=True, exist_ok=True)

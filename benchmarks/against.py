@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import prepare
-from n2q_edge import models
+from n2q_edge import released_models
 from n2q_edge.bench import document, sensors
 from n2q_edge.bench.inputs import middle_slice
 from n2q_edge.bench.process import Process
@@ -80,7 +80,9 @@ def measure(work: Path, rounds: int, slices: int) -> dict[str, Any]:
             print(f"starting {entry.key}: {entry.model}, {entry.what}", flush=True)
             options = {
                 "checkpoint": str(files.checkpoint),
-                "onnx": str(files.onnx if entry.model == "n2q" else models.released(entry.model).onnx),
+                "onnx": str(
+                    files.onnx if entry.model == "n2q" else released_models.released(entry.model).onnx
+                ),
                 "series": str(files.series),
                 "input": str(_input(files.series, work)),
                 "threads": prepare.threads(),

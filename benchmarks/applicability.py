@@ -22,18 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from n2q_edge.applicability import Deviation, Features, deviations, measure
+from n2q_edge.dataset.cache import CachedSlice
+from n2q_edge.dataset.collect import TEST, TRAIN, collect, of_split
 from n2q_edge.dicom import LoadedSlice, SliceReader, scan
-from n2q_edge.report.machine import describe_machine
+from n2q_edge.evaluation.cases import cases
+from n2q_edge.machine import describe_machine
+from n2q_edge.quality.domain import Deviation, Features, deviations, measure
+from n2q_edge.quality.scores import body_mask, global_noise_level
 from n2q_edge.runtimes import open_model
 from n2q_edge.runtimes.base import FloatArray, Runtime
-from n2q_edge.scoring import body_mask, global_noise_level
 from n2q_edge.simulation.noise import inserted_noise
 from n2q_edge.spec import HU_MAX, HU_MIN
-from n2q_edge.training.cache import CachedSlice
-from n2q_edge.training.cases import cases
-from n2q_edge.training.data import TEST, TRAIN, collect, of_split
-from n2q_edge.training.domain import MARGIN, Domain, Example, examples, features_of, learn
+from n2q_edge.training.learn_domain import MARGIN, Domain, Example, examples, features_of, learn
 
 MARGINS = (0.05, 0.10, MARGIN, 0.20, 0.25)
 DOSES = (0.75, 0.5, 0.25, 0.1, 0.05)

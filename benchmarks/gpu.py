@@ -27,10 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from n2q_edge import checkpoint, export, models
-from n2q_edge.engine.build import build
+from n2q_edge import released_models
 from n2q_edge.errors import N2QError
-from n2q_edge.report.machine import describe_machine
+from n2q_edge.machine import describe_machine
+from n2q_edge.model import export
+from n2q_edge.model.engine.build import build
+from n2q_edge.network import checkpoint
 from n2q_edge.runtimes import cuda, open_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -79,9 +81,11 @@ def main() -> int:
 def released() -> list[Path]:
     """The released checkpoint and those of the recipes; without PyTorch the released ONNX file."""
     if find_spec("torch") is None:
-        return [models.released().onnx]
+        return [released_models.released().onnx]
     recipes = Path(__file__).parents[1] / "export"
-    paths = {path.stem: path for path in (models.released().checkpoint, *recipes.glob("*.safetensors"))}
+    paths = {
+        path.stem: path for path in (released_models.released().checkpoint, *recipes.glob("*.safetensors"))
+    }
     return list(paths.values())
 
 
@@ -214,7 +218,7 @@ def torch_way(network: Any, name: str) -> Way:
 
     import torch
 
-    from n2q_edge.precision import in_precision
+    from n2q_edge.model.precision import in_precision
 
     kind, precision = name.split()
     model: Any = in_precision(copy.deepcopy(network).eval(), precision).cuda()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from n2q_edge.atomic import write_text
+from n2q_edge.files import write_text
 
 END = "<!-- end -->"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import UID, generate_uid
 
-from n2q_edge.report.machine import describe_machine
+from n2q_edge.machine import describe_machine
 
 UID_ROOT = "1.2.826.0.1.3680043.8.498."
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import prepare
+from benchmarks.machines import Work, devices, machines_page, markdown_table
 from benchmarks.marks import fill
-from n2q_edge.atomic import write_text
 from n2q_edge.bench.document import KIND
-from n2q_edge.bench.page import Work, devices, machines_page, markdown_table
+from n2q_edge.files import write_text
 
 RESULTS = prepare.ROOT / "benchmarks" / "results"
 DEVICES = prepare.ROOT / "benchmarks" / "devices.toml"

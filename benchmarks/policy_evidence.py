@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from n2q_edge import scoring
-from n2q_edge.crosscheck import noise_disagrees
-from n2q_edge.policy import load_policy
-from n2q_edge.report.machine import describe_machine
+from n2q_edge.dataset import cache
+from n2q_edge.machine import describe_machine
+from n2q_edge.quality import scores
+from n2q_edge.quality.crosscheck import noise_disagrees
+from n2q_edge.quality.policy import load_policy
 from n2q_edge.runtimes import open_model
 from n2q_edge.runtimes.base import FloatArray, Runtime
 from n2q_edge.simulation.noise import inserted_noise
 from n2q_edge.spec import HU_MAX, HU_MIN
-from n2q_edge.training import cache
 
 LUNG_OF_A_CHEST = 0.2  # of the body's pixels
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -42,13 +42,13 @@ def measure(runtime: Runtime, folder: Path, split: str) -> Iterator[dict[str, An
     for index, entry in enumerate(entry for entry in entries if entry and entry.split == split):
         full = np.asarray(entry.hu(), dtype=np.float32)
         spacing = (entry.pixel_mm, entry.pixel_mm)
-        mask = scoring.body_mask(full, spacing)
+        mask = scores.body_mask(full, spacing)
         lung = float((full[mask] < -400).mean()) if mask.any() else 0.0
         for level, dose in enumerate(doses):
             noise = inserted_noise(entry.basis(), dose, np.random.default_rng((index, level)))
             hu = np.clip(full + noise, HU_MIN, HU_MAX)
             inference = runtime.infer(hu[None, None])
-            quality = scoring.quality_scores(inference.quality_map[0, 0], mask)
+            quality = scores.quality_scores(inference.quality_map[0, 0], mask)
             if quality is None:
                 continue
             row: dict[str, Any] = {
@@ -56,12 +56,12 @@ def measure(runtime: Runtime, folder: Path, split: str) -> Iterator[dict[str, An
                 "dose": round(100 * dose, 6),
                 "lung": lung,
                 "quality": quality.mean,
-                "noise": scoring.global_noise_level(hu, mask, spacing),
+                "noise": scores.global_noise_level(hu, mask, spacing),
             }
             verdict = policy.judge({}, [quality.mean]).verdict
             row["verdict"] = verdict.value if verdict else "not judged"
             if inference.noise_map is not None:
-                row["model_noise"] = scoring.model_noise(inference.noise_map[0, 0], hu, mask)
+                row["model_noise"] = scores.model_noise(inference.noise_map[0, 0], hu, mask)
             yield row
         for name, altered in alterations(full).items():
             inference = runtime.infer(altered[None, None])
@@ -69,8 +69,8 @@ def measure(runtime: Runtime, folder: Path, split: str) -> Iterator[dict[str, An
                 yield {
                     "patient": entry.patient,
                     "altered": name,
-                    "noise": scoring.global_noise_level(altered, mask, spacing),
-                    "model_noise": scoring.model_noise(inference.noise_map[0, 0], altered, mask),
+                    "noise": scores.global_noise_level(altered, mask, spacing),
+                    "model_noise": scores.model_noise(inference.noise_map[0, 0], altered, mask),
                 }
 
 

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from n2q_edge.report.machine import describe_machine
+from n2q_edge.machine import describe_machine
 from n2q_edge.runtimes.threads import physical_cores
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def _checkpoint(work: Path) -> tuple[Path, str]:
 
 
 def _on_whole_slices(work: Path) -> Path:
-    from n2q_edge import checkpoint
+    from n2q_edge.network import checkpoint
 
     file = work / f"n2q-{hashlib.sha256(TRAINED.read_bytes()).hexdigest()[:12]}.safetensors"
     if not file.exists():
@@ -85,8 +85,7 @@ def _on_whole_slices(work: Path) -> Path:
 def _write_untrained(file: Path) -> None:
     import torch
 
-    from n2q_edge import checkpoint
-    from n2q_edge.network import build
+    from n2q_edge.network import build, checkpoint
     from n2q_edge.spec import ModelSpec
 
     torch.manual_seed(0)

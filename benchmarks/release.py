@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.marks import fill
-from n2q_edge.export import export_model
+from n2q_edge.model.export import export_model
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPORT, MODELS = ROOT / "export", ROOT / "n2q_edge" / "models"

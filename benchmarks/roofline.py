@@ -2,7 +2,7 @@
 
 Limits are measured, not read off a data sheet: the rate of large float32 matrix products (the faster of
 numpy's and PyTorch's) and the bandwidth of a copy too large for any cache. The floor of a model is the larger
-of its operations over that rate and its compulsory bytes over that bandwidth (n2q_edge/bench/cost.py).
+of its operations over that rate and its compulsory bytes over that bandwidth (benchmarks/cost.py).
 
 A library may go below it: Winograd convolutions need fewer multiplications than the count assumes.
 
@@ -28,9 +28,9 @@ from time import perf_counter  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import prepare  # noqa: E402
-from n2q_edge import models  # noqa: E402
+from benchmarks.cost import cost  # noqa: E402
+from n2q_edge import released_models  # noqa: E402
 from n2q_edge.bench import document, sensors  # noqa: E402
-from n2q_edge.bench.cost import cost  # noqa: E402
 from n2q_edge.bench.inputs import made_up_slice  # noqa: E402
 from n2q_edge.bench.measure import Candidate, Plan, measure  # noqa: E402
 
@@ -77,7 +77,9 @@ def bandwidth() -> float:
 
 def run(work: Path, slices: int) -> dict[str, Any]:
     files = prepare.all_of_it(work)
-    named = {name: models.released(name).onnx for name in models.names()} | {"n2q": files.onnx}
+    named = {name: released_models.released(name).onnx for name in released_models.names()} | {
+        "n2q": files.onnx
+    }
     before = sensors.state()
     limits = [(sgemm(), bandwidth())]
     candidates = [Candidate(file, runtime) for file in named.values() for runtime in prepare.CPU_RUNTIMES]

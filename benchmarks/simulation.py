@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge import scoring
-from n2q_edge.atomic import write_file
 from n2q_edge.dicom import LoadedSlice, iter_slices, scan
-from n2q_edge.report.machine import describe_machine
+from n2q_edge.files import write_file
+from n2q_edge.machine import describe_machine
+from n2q_edge.quality import scores
 from n2q_edge.simulation.noise import (
     DEFAULT_ELECTRONIC_QUANTA,
     WATER_ATTENUATION,
@@ -264,11 +264,11 @@ def measure_series(
         pixel_mm = spacing[0]
         basis = noise_basis(hu, pixel_mm, rng, quantum=2, electronic=1)
         cutoffs.append(basis.cutoff)
-        body = scoring.body_mask(hu, spacing)
-        level = scoring.global_noise_level(hu, body, spacing)
+        body = scores.body_mask(hu, spacing)
+        level = scores.global_noise_level(hu, body, spacing)
         for dose in DOSES:
             noise = inserted_noise(basis, dose, rng)
-            low = scoring.global_noise_level(hu + noise, body, spacing)
+            low = scores.global_noise_level(hu + noise, body, spacing)
             if level and low:
                 ratios[dose].append(low / level * dose**0.5)
             means.append(float(noise[body].mean() / noise[body].std()))

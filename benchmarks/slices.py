@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from n2q_edge.training.cache import CachedSlice
+    from n2q_edge.dataset.cache import CachedSlice
 
 RUNS = Path(__file__).resolve().parents[1] / "runs"
 
@@ -22,8 +22,8 @@ def parser(about: str | None) -> argparse.ArgumentParser:
 
 def one_a_patient(options: argparse.Namespace, *splits: str) -> dict[str, list[CachedSlice]]:
     """By split, the middle slice of each patient."""
-    from n2q_edge.training.data import collect, of_split
-    from n2q_edge.training.systems import per_patient
+    from n2q_edge.dataset.collect import collect, of_split
+    from n2q_edge.evaluation.systems import per_patient
 
     slices = collect(options.data, options.runs / "cache")
     return {split: per_patient(list(of_split(slices, split)), 1) for split in splits}

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from n2q_edge import __version__, models
+from n2q_edge import __version__, released_models
 from n2q_edge.errors import N2QError
-from n2q_edge.report.machine import describe_machine
+from n2q_edge.machine import describe_machine
 from n2q_edge.runtimes import (
     AUTO,
     RUNTIMES,
@@ -108,7 +108,7 @@ def _safely(look: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
 def _model() -> dict[str, Any]:
     found: dict[str, Any] = {"usable": False, "verified": False}
     try:
-        released = models.released()
+        released = released_models.released()
         read_model_file(released.onnx, released.sha256)
         found.update(path=str(released.onnx), sha256=released.sha256, verified=True)
         with open_model() as opened:

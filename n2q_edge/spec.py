@@ -36,7 +36,7 @@ class SsimDefinition:
 
 @dataclass(frozen=True)
 class FeatureLimits:
-    """Which values of a feature of a slice a model knows (see `n2q_edge.applicability`).
+    """Which values of a feature of a slice a model knows (see `n2q_edge.quality.domain`).
 
     Attributes:
         training: lowest and highest value that counts as learned.

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from fakes import phantom, write_series
 
 from n2q_edge.runtimes.base import FloatArray
-
-SHARED = Path(__file__).parent.parent.parent / "shared"
+from tests.helpers.fakes import phantom, write_series
+from tests.helpers.paths import SHARED
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from n2q_edge import doctor, models
+from n2q_edge import doctor, released_models
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes import RUNTIMES, cuda, tensorrt_library
 
@@ -69,7 +69,7 @@ def test_without_a_released_model_it_still_answers(monkeypatch: pytest.MonkeyPat
     def missing() -> None:
         raise ModelError("no released model: lost")
 
-    monkeypatch.setattr(models, "released", missing)
+    monkeypatch.setattr(released_models, "released", missing)
     findings = doctor.examine()
     assert findings["model"] == {
         "usable": False,

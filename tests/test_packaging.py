@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.paths import ROOT
+
 HEAVY = {
     "torch",
     "onnx",
@@ -45,7 +46,7 @@ def test_start_up_loads_nothing_heavy(code: str) -> None:
 
 
 def test_dicom_and_runtimes_do_not_load_torch() -> None:
-    loaded = loaded_by("import n2q_edge.dicom, n2q_edge.runtimes, n2q_edge.assess, n2q_edge.report")
+    loaded = loaded_by("import n2q_edge.dicom, n2q_edge.runtimes, n2q_edge.assessment.run, n2q_edge.report")
     assert "torch" not in loaded
 
 
@@ -69,7 +70,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     assert names == tracked
     assert "n2q_edge/py.typed" in names
     assert "n2q_edge/report/schema.json" in names
-    assert any(name.startswith("n2q_edge/models/") and name.endswith(".onnx") for name in names)
+    assert any(name.startswith("n2q_edge/released_models/") and name.endswith(".onnx") for name in names)
 
 
 def test_no_file_of_the_wheel_is_large(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from n2q_edge.assess import assess
+from n2q_edge.assessment.run import assess
 from n2q_edge.bench.child import peak_mib, serve, timed
 from n2q_edge.dicom import scan
 from n2q_edge.runtimes import open_model

@@ -135,7 +135,7 @@ def answers(runtime: Runtime, hu: FloatArray) -> Mapping[str, Answer]:
         return dict(zip(("total", "h2d", "compute", "d2h"), map(list, columns), strict=True))
 
     def stream(series: str) -> dict[str, Any]:
-        from n2q_edge.assess import assess
+        from n2q_edge.assessment.run import assess
         from n2q_edge.dicom import scan
 
         assessment = assess(scan([Path(series)]), runtime)

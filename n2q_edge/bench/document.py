@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import n2q_edge
-from n2q_edge.atomic import write_text
 from n2q_edge.errors import UsageError
-from n2q_edge.report.machine import describe_machine
+from n2q_edge.files import write_text
+from n2q_edge.machine import describe_machine
 
 SCHEMA_VERSION = 1
 KIND = "n2q-edge bench"

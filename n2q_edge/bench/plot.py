@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from n2q_edge.atomic import write_file
 from n2q_edge.bench.table import machine_line
 from n2q_edge.errors import UsageError
+from n2q_edge.files import write_file
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

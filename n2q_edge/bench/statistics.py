@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from n2q_edge.timing import percentiles
+from n2q_edge.assessment.timing import percentiles
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from n2q_edge.dicom.archives import Opener
-from n2q_edge.dicom.context import NotWrittenError, read_header
 from n2q_edge.dicom.order import SAME_DIRECTION, plane_normal
 from n2q_edge.dicom.records import Inventory, LoadedSlice, SliceRef
-from n2q_edge.dicom.structured_report import SegmentReference
+from n2q_edge.dicom_out.source_header import NotWrittenError, read_header
+from n2q_edge.dicom_out.structured_report import SegmentReference
 from n2q_edge.errors import UsageError, require
-from n2q_edge.scoring import BoolArray
+from n2q_edge.quality.scores import BoolArray
 
 NEAR_MM = 0.5  # a frame that is farther from a slice's plane, or than half a slice, is not of this slice
 

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import n2q_edge
-from n2q_edge.applicability import Deviation, series_text, summarise_deviations
-from n2q_edge.policy import Judgement, Policy, load_policy
-from n2q_edge.report.machine import describe_machine
+from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport, SliceResult, worst_slices
+from n2q_edge.assessment.timing import StageTimes, summarise
+from n2q_edge.machine import describe_machine
+from n2q_edge.quality.domain import Deviation, series_text, summarise_deviations
+from n2q_edge.quality.policy import Judgement, Policy, load_policy
+from n2q_edge.quality.regions import RegionScore, RegionSummary, summarise_regions
+from n2q_edge.quality.scores import QUALITY_THRESHOLD, to_percent
 from n2q_edge.report.text import printable
-from n2q_edge.results import Assessment, Rejection, SeriesReport, SliceResult, worst_slices
-from n2q_edge.scoring import QUALITY_THRESHOLD, to_percent
-from n2q_edge.timing import StageTimes, summarise
-from n2q_edge.tissue import RegionScore, RegionSummary, summarise_regions
 
 if TYPE_CHECKING:
-    from n2q_edge.report.dicom_objects import SeriesObjects
+    from n2q_edge.dicom_out.objects import SeriesObjects
 
 SCHEMA_VERSION = 1
 

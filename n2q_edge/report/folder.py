@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from n2q_edge.atomic import write_file
+from n2q_edge.assessment.results import Assessment, SeriesReport
+from n2q_edge.files import write_file
 from n2q_edge.report import document, html, slices_csv
 from n2q_edge.report.text import number
-from n2q_edge.results import Assessment, SeriesReport
 
 OWN_PICTURE = re.compile(r"series\d{3,}_(quality|slice\d{4,})\.png")
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from n2q_edge.applicability import OUT_OF_DOMAIN
-from n2q_edge.crosscheck import NOISE_DISAGREEMENT, NOISE_RATIO_LIMIT
+from n2q_edge.assessment.results import NO_BODY, Assessment, ModelReason, SeriesReport
 from n2q_edge.dicom.reasons import Reason
 from n2q_edge.dicom.records import SERIES_FLAGS, SLICE_FLAGS
+from n2q_edge.quality.crosscheck import NOISE_DISAGREEMENT, NOISE_RATIO_LIMIT
+from n2q_edge.quality.domain import OUT_OF_DOMAIN
 from n2q_edge.report.charts import Axis, Plot, axis
 from n2q_edge.report.overlay import bar_colours, pictures
 from n2q_edge.report.page import capital, data_uri, render_pieces
 from n2q_edge.report.text import number, percent
-from n2q_edge.results import NO_BODY, Assessment, ModelReason, SeriesReport
 from n2q_edge.spec import ModelSpec
 
 MAX_SLICE_PICTURES = 60

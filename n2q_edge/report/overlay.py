@@ -12,8 +12,8 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.results import SliceImages
-from n2q_edge.scoring import BoolArray, FloatArray
+from n2q_edge.assessment.results import SliceImages
+from n2q_edge.quality.scores import BoolArray, FloatArray
 from n2q_edge.spec import ModelSpec
 
 OPACITY_PER_SSIM, MOST_OPAQUE = 1.4, 0.85

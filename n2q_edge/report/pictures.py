@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from n2q_edge.assessment.results import SeriesReport, SliceResult
+from n2q_edge.quality.scores import to_percent
 from n2q_edge.report.text import number, percent
-from n2q_edge.results import SeriesReport, SliceResult
-from n2q_edge.scoring import to_percent
 from n2q_edge.spec import ModelSpec
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
+from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
+from n2q_edge.quality.scores import to_percent
 from n2q_edge.report.text import printable
-from n2q_edge.results import Assessment, SeriesReport, SliceResult
-from n2q_edge.scoring import to_percent
 
 IDENTITY = ("series", "series_instance_uid", "slice", "sop_instance_uid", "path", "frame", "position_mm")
 SCORES = ("quality_mean", "quality_p05", "quality_below_threshold", "dose_level_percent")

@@ -11,13 +11,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from n2q_edge.applicability import series_text
-from n2q_edge.policy import Judgement, Policy, Verdict, load_policy
+from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult, worst_slices
+from n2q_edge.assessment.timing import summarise
+from n2q_edge.quality.domain import series_text
+from n2q_edge.quality.policy import Judgement, Policy, Verdict, load_policy
+from n2q_edge.quality.scores import QUALITY_THRESHOLD
 from n2q_edge.report.document import count_files
 from n2q_edge.report.text import number, percent, printable, shorten
-from n2q_edge.results import Assessment, SeriesReport, SliceResult, worst_slices
-from n2q_edge.scoring import QUALITY_THRESHOLD
-from n2q_edge.timing import summarise
 
 INDENT = (0, 0, 0, 2)
 PATH_WIDTH = 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from n2q_edge import models
+from n2q_edge import released_models
 from n2q_edge.errors import MissingDependencyError, ModelError, UsageError
 from n2q_edge.runtimes import (
     openvino_cpu,
@@ -18,7 +18,7 @@ from n2q_edge.runtimes import (
     torch_cpu,
 )
 from n2q_edge.runtimes.base import Inference, InferTiming, Runtime
-from n2q_edge.runtimes.contract import Choice
+from n2q_edge.runtimes.checks import Choice
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
 from n2q_edge.runtimes.threads import physical_cores
 
@@ -107,8 +107,8 @@ def open_model(path: Path | None = None, runtime: str = AUTO, threads: int | Non
 
 
 def _read(path: Path | None, runtime: str) -> ModelFile:
-    if path is None or str(path) in models.names():
-        released = models.released(None if path is None else str(path))
+    if path is None or str(path) in released_models.names():
+        released = released_models.released(None if path is None else str(path))
         if runtime == torch_cpu.NAME:
             return read_model_file(released.checkpoint, released.checkpoint_sha256)
         return read_model_file(released.onnx, released.sha256)

@@ -11,7 +11,7 @@ import numpy as np
 
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
-from n2q_edge.runtimes.contract import Choice, Port, check_input, check_signature, description, inference
+from n2q_edge.runtimes.checks import Choice, Port, check_input, check_signature, description, inference
 from n2q_edge.runtimes.libraries import first_line, import_openvino
 from n2q_edge.runtimes.model_file import ModelFile
 from n2q_edge.spec import SPEC_KEY, ModelSpec

@@ -16,7 +16,7 @@ import numpy as np
 
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
-from n2q_edge.runtimes.contract import (
+from n2q_edge.runtimes.checks import (
     INPUT_NAME,
     Choice,
     Port,

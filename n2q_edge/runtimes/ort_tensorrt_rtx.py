@@ -14,7 +14,7 @@ from typing import Any
 
 from n2q_edge.errors import ModelError, require
 from n2q_edge.runtimes import ort
-from n2q_edge.runtimes.contract import Choice
+from n2q_edge.runtimes.checks import Choice
 from n2q_edge.runtimes.libraries import first_line, import_onnxruntime
 from n2q_edge.runtimes.model_file import ModelFile
 

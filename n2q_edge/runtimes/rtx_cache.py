@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from n2q_edge.atomic import write_file
 from n2q_edge.errors import OutputError
+from n2q_edge.files import write_file
 from n2q_edge.runtimes.cuda import Device
 
 

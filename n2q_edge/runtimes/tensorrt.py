@@ -20,7 +20,7 @@ from n2q_edge.errors import ModelError
 from n2q_edge.runtimes import cuda
 from n2q_edge.runtimes import tensorrt_library as library
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
-from n2q_edge.runtimes.contract import INPUT_NAME, Choice, check_input, description, inference
+from n2q_edge.runtimes.checks import INPUT_NAME, Choice, check_input, description, inference
 from n2q_edge.runtimes.cuda import Buffer, Cuda, Device
 from n2q_edge.runtimes.engine_header import PlanHeader, read_header, same_version
 from n2q_edge.runtimes.libraries import first_line

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from n2q_edge.runtimes import cuda_pycuda, tensorrt
-from n2q_edge.runtimes.contract import Choice
+from n2q_edge.runtimes.checks import Choice
 from n2q_edge.runtimes.model_file import ModelFile
 from n2q_edge.runtimes.tensorrt_library import any_installed
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from n2q_edge import checkpoint
 from n2q_edge.errors import ModelError, require
+from n2q_edge.network import checkpoint
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
-from n2q_edge.runtimes.contract import Choice, check_input, description, inference
+from n2q_edge.runtimes.checks import Choice, check_input, description, inference
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile
 from n2q_edge.spec import ModelSpec

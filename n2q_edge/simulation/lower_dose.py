@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from n2q_edge.atomic import is_new_or_empty, make_folder
 from n2q_edge.errors import NothingAssessedError, UsageError
+from n2q_edge.files import is_new_or_empty, make_folder
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -87,7 +87,7 @@ def simulate_lower_dose(
 def _simulate(
     loaded: LoadedSlice, series: Series, folder: Path, dose_percent: float, seed: int, result: LowerDose
 ) -> None:
-    from n2q_edge.dicom.write import write_dataset
+    from n2q_edge.dicom_out.ct_image import write_dataset
     from n2q_edge.simulation.noise import NoiseCalibrationError
 
     try:
@@ -134,7 +134,7 @@ def _header(loaded: LoadedSlice) -> Dataset:
 
 
 def _dataset(source: Dataset, hu: FloatArray, series: Series, dose_percent: float, seed: int) -> Dataset:
-    from n2q_edge.dicom.write import derived_copy, stable_uid
+    from n2q_edge.dicom_out.ct_image import derived_copy, stable_uid
 
     made = ("lower dose", series.series_instance_uid, f"{dose_percent:g}", seed)
     copy = derived_copy(

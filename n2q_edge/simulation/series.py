@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from n2q_edge import __version__
-from n2q_edge.atomic import is_new_or_empty, make_folder
 from n2q_edge.errors import UsageError, require
+from n2q_edge.files import is_new_or_empty, make_folder
 from n2q_edge.simulation.phantom import SLICE_THICKNESS_MM, Z_RANGE_MM, Phantom
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def write_scan(out: Path, scan: PhantomScan, *, full_dose: bool) -> Iterator[lis
     Raises:
         OutputError: the files cannot be written.
     """
-    from n2q_edge.dicom.write import write_dataset
+    from n2q_edge.dicom_out.ct_image import write_dataset
 
     phantom = Phantom(scan.seed)
     digits = max(3, len(str(scan.slices)))
@@ -205,7 +205,7 @@ def slice_datasets(scan: PhantomScan, phantom: Phantom, index: int) -> list[tupl
     The full-dose image is ORIGINAL in the sense of PS3.3 C.7.6.1.1.2 (made from no other image), the low-dose
     image is DERIVED from it; Synthetic Data (0008,001C) says of both that no patient was scanned.
     """
-    from n2q_edge.dicom.write import derived_copy, set_pixels, stable_uid
+    from n2q_edge.dicom_out.ct_image import derived_copy, set_pixels, stable_uid
 
     images = scan.acquire(phantom, index)
     full = _full_dose_dataset(scan, index)
@@ -237,7 +237,7 @@ def _full_dose_dataset(scan: PhantomScan, index: int) -> Dataset:
     from pydicom.dataset import Dataset
     from pydicom.uid import CTImageStorage
 
-    from n2q_edge.dicom.write import stable_uid
+    from n2q_edge.dicom_out.ct_image import stable_uid
 
     study_uid = stable_uid("phantom", __version__, scan.seed, scan.slices, scan.size)
     z = round(scan.z_mm(index), 4)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from n2q_edge.errors import UsageError
+from n2q_edge.model.recipe import Recipe, TrainingSettings
 from n2q_edge.network import build
 from n2q_edge.network.compact import CompactNet
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.training.losses import joint_loss
-from n2q_edge.training.recipe import Recipe, TrainingSettings
 from n2q_edge.training.sampling import Batch, Sampler
 from n2q_edge.training.start import inherit
 

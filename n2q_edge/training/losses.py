@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from n2q_edge.model.recipe import TrainingSettings
 from n2q_edge.network.compact import CompactNet
 from n2q_edge.network.redcnn import RedCnn
 from n2q_edge.network.unet import UNet
-from n2q_edge.training.recipe import TrainingSettings
 from n2q_edge.training.sampling import Batch
 
 SMALLEST_LOG_VARIANCE = -12.0  # an error of 0.0025 SSIM

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from n2q_edge.dataset.cache import STD_BLOCK, CachedSlice
+from n2q_edge.evaluation.ssim import gaussian_blur, ssim_map
+from n2q_edge.model.recipe import TrainingSettings
 from n2q_edge.network.preprocess import Window
 from n2q_edge.simulation.noise import dose_factors
 from n2q_edge.spec import ModelSpec
-from n2q_edge.training.cache import STD_BLOCK, CachedSlice
-from n2q_edge.training.recipe import TrainingSettings
-from n2q_edge.training.ssim import gaussian_blur, ssim_map
 
 FloatArray = NDArray[np.float32]
 

@@ -11,21 +11,21 @@ from typing import Any
 
 import torch
 
-from n2q_edge import __version__, checkpoint
-from n2q_edge.atomic import write_file
+from n2q_edge import __version__
+from n2q_edge.dataset.cache import CachedSlice
+from n2q_edge.dataset.collect import TEST, TRAIN, OnSlice, check_split, collect, collect_pairs, of_split
+from n2q_edge.dataset.pairs import MeasuredPairs
 from n2q_edge.errors import UsageError
-from n2q_edge.network import build
+from n2q_edge.evaluation.evaluate import evaluate
+from n2q_edge.evaluation.predictions import torch_predictor
+from n2q_edge.files import write_file
+from n2q_edge.model.recipe import Recipe, load_recipe
+from n2q_edge.network import build, checkpoint
 from n2q_edge.network.compact import CompactNet
+from n2q_edge.network.device import pick_device
 from n2q_edge.spec import ModelSpec
-from n2q_edge.training import domain
-from n2q_edge.training.answers import torch_predictor
-from n2q_edge.training.cache import CachedSlice
-from n2q_edge.training.data import TEST, TRAIN, OnSlice, check_split, collect, collect_pairs, of_split
-from n2q_edge.training.device import pick_device
-from n2q_edge.training.evaluate import evaluate
+from n2q_edge.training import learn_domain
 from n2q_edge.training.loop import OnStep, Progress, Run, fit
-from n2q_edge.training.pairs import MeasuredPairs
-from n2q_edge.training.recipe import Recipe, load_recipe
 from n2q_edge.training.sampling import Sampler
 
 DEFAULT_RUNS = Path("runs")
@@ -166,7 +166,7 @@ def _write(
     spec = dataclasses.replace(
         recipe.spec,
         training=_provenance(recipe, run, metrics, training, facts),
-        domain=domain.learn(domain.examples(training)),
+        domain=learn_domain.learn(learn_domain.examples(training)),
     )
     weights = {name: tensor.cpu().contiguous() for name, tensor in run.result.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)

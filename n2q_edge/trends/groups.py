@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from n2q_edge.errors import UsageError
-from n2q_edge.policy import Judgement, Policy
+from n2q_edge.quality.policy import Judgement, Policy
 from n2q_edge.report.text import printable
 from n2q_edge.trends.control import Limits, control_limits
 from n2q_edge.trends.store import StoredSeries

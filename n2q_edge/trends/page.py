@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 import n2q_edge
-from n2q_edge.policy import Policy
+from n2q_edge.quality.policy import Policy
 from n2q_edge.report.charts import Axis, Plot, axis
 from n2q_edge.report.page import render
 from n2q_edge.trends.control import MIN_VALUES, moving_ranges, rank_correlation

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import n2q_edge
+from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
 from n2q_edge.errors import OutputError, UsageError
-from n2q_edge.results import Assessment, SeriesReport, SliceResult
 
 APPLICATION_ID = 0x6E327131  # "n2q1": marks the file as ours
 BUSY_SECONDS = 60.0

@@ -16,7 +16,7 @@ from n2q_edge.bench.loadgen import parse_summary, run
 from n2q_edge.bench.measure import Candidate, Plan, measure
 from n2q_edge.cli import main
 from n2q_edge.errors import ModelError, UsageError
-from n2q_edge.models import released
+from n2q_edge.released_models import released
 from n2q_edge.runtimes import open_model
 from n2q_edge.spec import HU_MIN
 

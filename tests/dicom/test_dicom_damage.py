@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import (
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from n2q_edge.dicom import LoadedSlice, Reason, Rejected, SliceReader, scan
+from tests.helpers.dicom_files import (
     assert_accounted,
     compress,
     ct_dataset,
@@ -19,10 +23,6 @@ from dicom_files import (
     save,
     stored_values,
 )
-from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
-
-from n2q_edge.dicom import LoadedSlice, Reason, Rejected, SliceReader, scan
 
 SYNTAXES = [RLELossless, JPEGLSLossless, JPEG2000Lossless]
 VALUES = stored_values(128, 128)
@@ -149,7 +149,7 @@ def test_random_bytes_are_rejected(tmp_path: Path, syntax: str) -> None:
 def test_damaged_jpeg_lossless_is_told_and_stderr_stays_clean(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from test_dicom_hu import gdcm_transcoded
+    from tests.helpers.dicom_files import gdcm_transcoded
 
     path = gdcm_transcoded(save(ct_dataset(VALUES), tmp_path / "x.dcm"), "JPEGLosslessProcess14_1")
     np.testing.assert_array_equal(load_one(path).hu, VALUES - 1024)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import (
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless
+
+from n2q_edge.dicom import LoadedSlice, Reason, Rejected, SliceReader, iter_slices, scan
+from tests.helpers.dicom_files import (
     assert_accounted,
     ct_dataset,
     enhanced_dataset,
@@ -17,9 +20,6 @@ from dicom_files import (
     save,
     stored_values,
 )
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless
-
-from n2q_edge.dicom import LoadedSlice, Reason, Rejected, SliceReader, iter_slices, scan
 
 FRAMES = np.stack([stored_values(seed=seed) for seed in range(4)])
 

@@ -7,16 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import (
-    compress,
-    ct_dataset,
-    dataset_bytes,
-    jpeg2000,
-    load_one,
-    rejection,
-    save,
-    stored_values,
-)
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -29,6 +19,17 @@ from pydicom.uid import (
 )
 
 from n2q_edge.dicom import LoadedSlice, Reason
+from tests.helpers.dicom_files import (
+    compress,
+    ct_dataset,
+    dataset_bytes,
+    gdcm_transcoded,
+    jpeg2000,
+    load_one,
+    rejection,
+    save,
+    stored_values,
+)
 
 
 def hu_of(tmp_path: Path, **changes: Any) -> Any:
@@ -176,24 +177,6 @@ def test_jpeg_lossless(tmp_path: Path, syntax: str, signed: bool) -> None:
     data.PixelData = values.astype("<i2").tobytes()
     path = gdcm_transcoded(save(data, tmp_path / "x.dcm"), syntax)
     np.testing.assert_array_equal(load_one(path).hu, values + 10)
-
-
-def gdcm_transcoded(path: Path, syntax: str) -> Path:
-    gdcm = pytest.importorskip("gdcm")
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    out = path.with_name(f"{syntax}.dcm")
-    writer.SetFileName(str(out))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    return out
 
 
 def test_12_bit_lossy_jpeg_is_close_and_flagged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

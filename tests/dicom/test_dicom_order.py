@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import SERIES, assert_accounted, ct_dataset, save, stored_values
 
 from n2q_edge.dicom import SERIES_FLAGS, SLICE_FLAGS, Inventory, Series, scan
+from tests.helpers.dicom_files import SERIES, assert_accounted, ct_dataset, save, stored_values
 
 
 def scan_slices(tmp_path: Path, *slices: dict[str, Any]) -> Inventory:

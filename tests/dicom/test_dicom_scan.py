@@ -15,7 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import (
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from n2q_edge.dicom import Inventory, LoadedSlice, Reason, scan
+from n2q_edge.errors import UsageError
+from tests.helpers.dicom_files import (
     SERIES,
     assert_accounted,
     ct_dataset,
@@ -25,11 +30,6 @@ from dicom_files import (
     save,
     stored_values,
 )
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
-
-from n2q_edge.dicom import Inventory, LoadedSlice, Reason, scan
-from n2q_edge.errors import UsageError
 
 
 def skips(inventory: Inventory) -> dict[str, str]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_files import assert_accounted, load_all
 
 from n2q_edge.dicom import LoadedSlice, scan
+from tests.helpers.dicom_files import assert_accounted, load_all
 
 EXPECTED_SKIPS = {
     "README.md": "not_dicom",

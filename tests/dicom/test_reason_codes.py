@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from n2q_edge.dicom import SERIES_FLAGS, SLICE_FLAGS, Reason
+from tests.helpers.paths import ROOT
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "reason-codes.md"
+PAGE = ROOT / "docs" / "reason-codes.md"
 
 
 def test_documentation_lists_every_reason_with_its_description() -> None:

@@ -27,7 +27,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 pytest.importorskip("highdicom")
 pynetdicom = pytest.importorskip("pynetdicom")
 
-from result_files import along_z, program, results, write_source
+from tests.helpers.result_files import along_z, program, results, write_source
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 

@@ -13,10 +13,9 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 pytest.importorskip("highdicom")
 
-from fakes import disk, phantom
-from result_files import along_z, read, results, write_source
-
-from n2q_edge.dicom.overlay import OPACITY, overlay
+from n2q_edge.dicom_out.overlay import OPACITY, overlay
+from tests.helpers.fakes import disk, phantom
+from tests.helpers.result_files import along_z, read, results, write_source
 
 
 def test_colour_is_laid_over_the_body_only() -> None:

@@ -14,8 +14,8 @@ from pydicom.uid import ParametricMapStorage
 
 pytest.importorskip("highdicom")
 
-from fakes import SPACING_MM
-from result_files import (
+from tests.helpers.fakes import SPACING_MM
+from tests.helpers.result_files import (
     HEAD_FIRST,
     SERIES_UID,
     TILTED,

@@ -14,10 +14,9 @@ from pydicom.uid import ComprehensiveSRStorage
 
 pytest.importorskip("highdicom")
 
-from fakes import FakeRuntime
-from result_files import NoisyRuntime, along_z, program, read, results, run, write_source
-
-from n2q_edge.policy import load_policy
+from n2q_edge.quality.policy import load_policy
+from tests.helpers.fakes import FakeRuntime
+from tests.helpers.result_files import NoisyRuntime, along_z, program, read, results, run, write_source
 
 
 def walk(dataset: Dataset) -> Iterator[Dataset]:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 
 from n2q_edge.runtimes import RUNTIMES, Runtime, open_model
+from tests.helpers import tiny
 
 
 @pytest.fixture

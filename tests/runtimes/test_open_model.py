@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
-from n2q_edge import models
+from n2q_edge import released_models
 from n2q_edge.errors import ExitCode, MissingDependencyError, ModelError, UsageError
 from n2q_edge.runtimes import (
     RUNTIMES,
@@ -24,8 +23,9 @@ from n2q_edge.runtimes import (
     ort_tensorrt,
     threads,
 )
-from n2q_edge.runtimes.contract import Choice
+from n2q_edge.runtimes.checks import Choice
 from n2q_edge.runtimes.model_file import read_model_file
+from tests.helpers import tiny
 
 ONNX_RUNTIMES = [name for name in ("onnxruntime", "openvino") if RUNTIMES[name].is_available()]
 pytestmark = pytest.mark.skipif(not ONNX_RUNTIMES, reason="no runtime for ONNX files is installed")
@@ -159,9 +159,9 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     records = {"default": "first", "first": record, "second": {**record, "onnx": "second.onnx"}}
     (tmp_path / "released.json").write_text(json.dumps(records))
-    released, names = models.released, models.names
-    monkeypatch.setattr(models, "released", lambda name=None: released(name, tmp_path))
-    monkeypatch.setattr(models, "names", lambda folder=tmp_path: names(folder))
+    released, names = released_models.released, released_models.names
+    monkeypatch.setattr(released_models, "released", lambda name=None: released(name, tmp_path))
+    monkeypatch.setattr(released_models, "names", lambda folder=tmp_path: names(folder))
     return path
 
 
@@ -186,12 +186,12 @@ def test_the_released_checkpoint_must_have_its_hash(released: Path) -> None:
 
 
 def test_a_released_model_opens_by_its_name(released: Path) -> None:
-    assert models.names() == ["first", "second"]
+    assert released_models.names() == ["first", "second"]
     (released.parent / "second.onnx").write_bytes(released.read_bytes())
     with open_model(Path("second")) as model:
         assert model.describe()["model_path"] == str(released.parent / "second.onnx")
     with pytest.raises(ModelError, match="'third': there are first, second"):
-        models.released("third")
+        released_models.released("third")
 
 
 @pytest.mark.parametrize("text", [None, "[]", "{}", '{"default": "a"}', '{"default": "a", "a": {}}'])
@@ -199,13 +199,13 @@ def test_no_released_model(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "released.json").write_text(text)
     with pytest.raises(ModelError, match=r"released\.json"):
-        models.released(folder=tmp_path)
+        released_models.released(folder=tmp_path)
 
 
 def test_what_is_released_is_whole() -> None:
     """The files of the package, against the hashes beside them."""
-    for name in models.names():
-        model = models.released(name)
+    for name in released_models.names():
+        model = released_models.released(name)
         assert hashlib.sha256(model.onnx.read_bytes()).hexdigest() == model.sha256
         assert hashlib.sha256(model.checkpoint.read_bytes()).hexdigest() == model.checkpoint_sha256
 

@@ -10,7 +10,7 @@ import pytest
 
 from n2q_edge.errors import MissingDependencyError, ModelError
 from n2q_edge.runtimes import open_model, ort, ort_tensorrt_rtx
-from n2q_edge.runtimes.contract import Choice
+from n2q_edge.runtimes.checks import Choice
 from n2q_edge.runtimes.model_file import read_model_file
 
 pytestmark = pytest.mark.skipif(not ort.is_available(), reason="needs onnxruntime")

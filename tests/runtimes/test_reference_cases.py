@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes import RUNTIMES, Runtime, open_model
+from tests.helpers import tiny
 
 
 def noise(*shape: int, seed: int = 0) -> tiny.FloatArray:

@@ -7,18 +7,17 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import fake_gpu
 import numpy as np
 import pytest
-import tiny
 
 from n2q_edge.errors import ModelError
-from n2q_edge.explain import explain
+from n2q_edge.model.inspect import explain
 from n2q_edge.runtimes import cuda, cuda_pycuda, tensorrt, tensorrt_library
-from n2q_edge.runtimes.contract import Choice
+from n2q_edge.runtimes.checks import Choice
 from n2q_edge.runtimes.engine_header import read_header, same_version
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
 from n2q_edge.runtimes.sidecar import Sidecar, sidecar_path
+from tests.helpers import fake_gpu, tiny
 
 SIDE = 64
 CHOICE = Choice("test", "")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 
-from n2q_edge.engine.build import build
 from n2q_edge.errors import N2QError
+from n2q_edge.model.engine.build import build
 from n2q_edge.runtimes import RUNTIMES, cuda, open_model, tensorrt_library
 from n2q_edge.runtimes.sidecar import sidecar_path
+from tests.helpers import tiny
 
 pytestmark = pytest.mark.gpu
 SIZE = (64, 96)

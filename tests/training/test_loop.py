@@ -7,17 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from n2q_edge.dataset.cache import CachedSlice
 from n2q_edge.errors import ModelError, UsageError
+from n2q_edge.model.recipe import ExportSettings, Recipe, TrainingSettings, load_recipe
 from n2q_edge.network import build
 from n2q_edge.spec import ModelSpec
-from n2q_edge.training.cache import CachedSlice
 from n2q_edge.training.loop import Progress, fit
 from n2q_edge.training.losses import SMALLEST_LOG_VARIANCE, _variance_loss, joint_loss
-from n2q_edge.training.recipe import ExportSettings, Recipe, TrainingSettings, load_recipe
 from n2q_edge.training.sampling import Sampler
+from tests.helpers.paths import ROOT
 
 CPU = torch.device("cpu")
-RECIPES = Path(__file__).parents[2] / "export"
+RECIPES = ROOT / "export"
 
 
 def recipe(steps: int, **settings: object) -> Recipe:

@@ -9,12 +9,12 @@ from scipy.stats import spearmanr
 
 torch = pytest.importorskip("torch")
 
+from n2q_edge.dataset import cache
+from n2q_edge.evaluation.ssim import ssim_map
+from n2q_edge.model.recipe import TrainingSettings
 from n2q_edge.network.preprocess import Window
 from n2q_edge.spec import ModelSpec
-from n2q_edge.training import cache
-from n2q_edge.training.recipe import TrainingSettings
 from n2q_edge.training.sampling import Sampler, _other_contrast, _other_kernel
-from n2q_edge.training.ssim import ssim_map
 
 SPEC = ModelSpec(name="t", version="t", network={"class": "compact"})
 SETTINGS = TrainingSettings(steps=1, batch=4, crop=32, doses="continuous")

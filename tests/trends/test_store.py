@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FakeRuntime, phantom, write_series
 
-from n2q_edge.assess import assess
+from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.errors import OutputError, UsageError
-from n2q_edge.results import Assessment
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.trends import store
 from n2q_edge.trends.store import Appended, append, read, salt_file
+from tests.helpers.fakes import FakeRuntime, phantom, write_series
+from tests.helpers.paths import ROOT
 
 CtSeries = Callable[..., Path]
-TESTS = Path(__file__).parents[1]
 SECRETS = (b"SECRET", b"1.2.826.0.1.3680043.8.498.1", b"slice000", b"IN WORDS")
 
 
@@ -252,8 +252,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import numpy as np
-from fakes import FakeRuntime
-from n2q_edge.assess import assess
+from tests.helpers.fakes import FakeRuntime
+from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.trends.store import append
 run = assess(scan([Path(sys.argv[3])]), FakeRuntime(lambda hu: np.clip(hu / 100, 0, 1)))
@@ -274,7 +274,7 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
             (tmp_path / "in" / str(number) / f"shared_{path.name}").write_bytes(path.read_bytes())
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(TESTS), str(db), str(tmp_path / "in" / number)],
+            [sys.executable, "-c", WRITER, str(ROOT), str(db), str(tmp_path / "in" / number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeRuntime, phantom
 from rich.console import Console
 
 from n2q_edge.cli import main
 from n2q_edge.errors import UsageError
-from n2q_edge.policy import load_policy
+from n2q_edge.quality.policy import load_policy
 from n2q_edge.trends import control, groups, page, table
 from n2q_edge.trends.store import PROTOCOL, StoredSeries
+from tests.helpers.fakes import FakeRuntime, phantom
 
 CtSeries = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]

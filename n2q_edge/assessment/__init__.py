@@ -1,0 +1,1 @@
+"""Files in, results out: run, lanes, one slice, results; every stage timed."""

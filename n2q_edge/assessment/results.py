@@ -1,0 +1,196 @@
+"""What an assessment found: results of slices, reports of series, and all of a run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from n2q_edge.assessment.timing import StageTimes
+from n2q_edge.dicom import Rejected, Series, Skipped, SliceRef
+from n2q_edge.errors import ExitCode
+from n2q_edge.quality.domain import Deviation
+from n2q_edge.quality.policy import Judgement, Policy
+from n2q_edge.quality.regions import RegionScore
+from n2q_edge.quality.scores import BoolArray, Dose, Quality
+from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.spec import ModelSpec
+
+NO_BODY = "no_body"
+"""Flag of a slice in which no patient was found; it has no scores."""
+
+
+class ModelReason(str, Enum):
+    """Why a slice that could be read has no result."""
+
+    MODEL_FAILED = "model_failed"
+    NON_FINITE_OUTPUT = "non_finite_output"
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        return {
+            ModelReason.MODEL_FAILED: "The model or its runtime failed on this slice.",
+            ModelReason.NON_FINITE_OUTPUT: "The model gave values that are not numbers.",
+        }[self]
+
+
+@dataclass(frozen=True)
+class ModelRejected:
+    """A slice that was read but that the model could not assess. It reads like `dicom.Rejected`."""
+
+    path: Path | str
+    reason: ModelReason
+    detail: str
+    sop_instance_uid: str | None = None
+    frame: int | None = None
+
+
+Rejection: TypeAlias = Rejected | ModelRejected
+
+
+@dataclass(frozen=True, slots=True)
+class SliceImages:
+    """What pictures of a slice need, each [H,W]: HU, predicted SSIM, body mask, the model's noise map."""
+
+    hu: FloatArray
+    quality_map: FloatArray
+    mask: BoolArray
+    noise_map: FloatArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceResult:
+    """One assessed slice.
+
+    Attributes:
+        number: place in its series along z, from 1; rejected slices count.
+        ref: identity and geometry.
+        quality: scores in the body mask; None without a body.
+        dose: the dose it looks like; None without a body, or if the model has no dose head.
+        noise_hu: model-free noise level; None with too little soft tissue.
+        model_noise_hu: median of the model's own noise map where `noise_hu` is measured, if it gives one.
+        expected_error: root mean square error the model expects of its map in the body, if it tells.
+        flags: of the input, `no_body`, `noise_disagreement` and `out_of_domain`.
+        times: of every stage.
+        images: the pixels behind the numbers; None once dropped to save memory.
+        regions: quality of every tissue class, or of every segment of a segmentation, that is large enough.
+        out_of_domain: why it is unlike the model's training data; empty if it is not, None if the model
+            cannot tell.
+    """
+
+    number: int
+    ref: SliceRef
+    quality: Quality | None
+    dose: Dose | None
+    noise_hu: float | None
+    model_noise_hu: float | None
+    expected_error: float | None
+    flags: tuple[str, ...]
+    times: StageTimes
+    images: SliceImages | None = field(default=None, repr=False)
+    regions: tuple[RegionScore, ...] = ()
+    out_of_domain: tuple[Deviation, ...] | None = None
+
+
+@dataclass
+class SeriesReport:
+    """One series as far as it was assessed.
+
+    Attributes:
+        number: place in the run, from 1.
+        series: identity, protocol and flags.
+        slices: in z order, without pixels.
+        worst: the slices of the lowest mean quality, worst first, with pixels.
+        seconds: by the clock, from when its first slice was begun to its last result, warm-up not. The next
+            series is begun a few slices before the end of this one.
+        began: when its first slice was begun, ms of `timing.now_ms`.
+    """
+
+    number: int
+    series: Series
+    slices: list[SliceResult] = field(default_factory=list)
+    worst: list[SliceResult] = field(default_factory=list)
+    seconds: float = 0.0
+    began: float = field(default=math.inf, repr=False)
+
+    @property
+    def mean_quality(self) -> float | None:
+        """Mean over slices of the body-mean quality; None if no slice has one."""
+        means = self.quality_means
+        return statistics.fmean(means) if means else None
+
+    @property
+    def quality_means(self) -> list[float]:
+        """Body-mean quality of every slice that has one, in z order."""
+        return [result.quality.mean for result in self.slices if result.quality]
+
+    def judge(self, policy: Policy) -> Judgement:
+        """What a policy says about the series."""
+        return policy.judge(self.series.protocol, self.quality_means)
+
+
+@dataclass
+class Assessment:
+    """All that one run found out.
+
+    Attributes:
+        spec: of the model.
+        runtime: what `Runtime.describe` says.
+        batch: slices an inference.
+        created: start of the run, UTC.
+        files_seen: files found under the paths given.
+        skipped: files that are no CT images.
+        rejected: files and slices that should have been assessed and could not be.
+        series: in the order they were assessed.
+        complete: False if it was interrupted.
+    """
+
+    spec: ModelSpec
+    runtime: dict[str, Any]
+    batch: int
+    created: datetime
+    files_seen: int
+    skipped: list[Skipped]
+    rejected: list[Rejection]
+    series: list[SeriesReport] = field(default_factory=list)
+    complete: bool = True
+
+    @property
+    def slices_assessed(self) -> int:
+        """Slices with a result."""
+        return sum(len(report.slices) for report in self.series)
+
+    def exit_code(self, fail_below: float | None = None, policy: Policy | None = None) -> ExitCode:
+        """What the process should say; the first that holds.
+
+        130 interrupted, 4 nothing assessed, 10 a series' mean quality is below `fail_below` or its verdict is
+        one that `policy` wants an exit code for, 3 some inputs were rejected, 0. Low quality outranks a
+        rejected file: it is what the caller asked to be told.
+        """
+        if not self.complete:
+            return ExitCode.INTERRUPTED
+        if not self.slices_assessed:
+            return ExitCode.NOTHING_ASSESSED
+        means = [report.mean_quality for report in self.series]
+        if fail_below is not None and any(mean is not None and mean < fail_below for mean in means):
+            return ExitCode.BELOW_THRESHOLD
+        if policy and any(report.judge(policy).verdict in policy.exit_code_on for report in self.series):
+            return ExitCode.BELOW_THRESHOLD
+        return ExitCode.PARTIAL if self.rejected else ExitCode.OK
+
+
+def worst_slices(slices: Sequence[SliceResult], count: int) -> list[SliceResult]:
+    """The `count` slices of the lowest mean quality, worst first."""
+    return sorted((result for result in slices if result.quality), key=mean_quality)[:count]
+
+
+def mean_quality(result: SliceResult) -> float:
+    """The body-mean quality of a slice that has one."""
+    assert result.quality is not None
+    return result.quality.mean

@@ -1,0 +1,240 @@
+"""Series x runtime -> a lazy stream of `SliceResult`, then reports.
+
+    with open_model(None) as runtime:
+        for outcome in assess_series(series, runtime):
+            ...
+
+Several slices are at work at once (see `pipeline`), across series, too. Memory does not grow with the
+number of slices: a result keeps its pictures only if the caller keeps the result, and `assess` keeps those of
+the worst slices.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import partial
+from itertools import groupby, islice
+from typing import Protocol
+
+import numpy as np
+
+from n2q_edge.assessment.lanes import Lanes, in_order, worker_count
+from n2q_edge.assessment.results import (
+    Assessment,
+    ModelReason,
+    Rejection,
+    SeriesReport,
+    SliceResult,
+    mean_quality,
+)
+from n2q_edge.assessment.slice_result import Arrived, Regions, slice_result, tissue_regions
+from n2q_edge.assessment.timing import now_ms, overlap_ms
+from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader, SliceRef
+from n2q_edge.errors import ModelError
+from n2q_edge.malloc import keep_freed_memory
+from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.spec import HU_MAX, HU_MIN
+
+
+class Collector(Protocol):
+    """What takes the slices of a run as they come, with their pixels."""
+
+    def add(self, report: SeriesReport, result: SliceResult) -> None:
+        """Take a slice of the series of `report`."""
+
+    def finish(self, report: SeriesReport) -> None:
+        """The series has no more slices. Not called for a series that is interrupted."""
+
+
+def assess(
+    inventory: Inventory,
+    runtime: Runtime,
+    *,
+    batch: int = 1,
+    keep_worst: int = 0,
+    on_outcome: Callable[[SliceResult | Rejection], None] | None = None,
+    regions: Regions = tissue_regions,
+    collector: Collector | None = None,
+) -> Assessment:
+    """Assess every series of an inventory.
+
+    Ctrl-C does not raise: it ends the run with what is done and `complete=False`.
+
+    Args:
+        inventory: what `dicom.scan` found.
+        runtime: an open model.
+        batch: slices an inference; more than 1 helps a GPU's throughput and costs latency.
+        keep_worst: slices of every series to keep the pixels of.
+        on_outcome: called after every slice, for a progress bar.
+        regions: what to score beside the whole body.
+        collector: gets every slice with its pixels.
+    """
+    assessment = Assessment(
+        spec=runtime.spec,
+        runtime=runtime.describe(),
+        batch=batch,
+        created=datetime.now(timezone.utc),
+        files_seen=inventory.files_seen,
+        skipped=list(inventory.skipped),
+        rejected=list(inventory.rejected),
+    )
+    reports = [SeriesReport(number, series) for number, series in enumerate(inventory.series, start=1)]
+    try:
+        with closing(_stream(inventory.series, runtime, batch, regions)) as stream:
+            for report in reports:
+                assessment.series.append(report)
+                for done in islice(stream, len(report.series.slices)):
+                    _take(done, report, assessment, keep_worst, collector)
+                    if on_outcome:
+                        on_outcome(done.outcome)
+                if collector:
+                    collector.finish(report)
+    except KeyboardInterrupt:
+        assessment.complete = False
+    return assessment
+
+
+def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterator[SliceResult | Rejection]:
+    """Assess a series lazily, slice by slice in z order; one bad slice does not stop it."""
+    with closing(_stream([series], runtime, batch, tissue_regions)) as stream:
+        for done in stream:
+            yield done.outcome
+
+
+def _take(
+    done: _Done,
+    report: SeriesReport,
+    assessment: Assessment,
+    keep_worst: int,
+    collector: Collector | None,
+) -> None:
+    """Add one outcome to the report of its series."""
+    if isinstance(done.outcome, SliceResult):
+        report.slices.append(replace(done.outcome, images=None))
+        _keep_worst(report, done.outcome, keep_worst)
+        if collector:
+            collector.add(report, done.outcome)
+    else:
+        assessment.rejected.append(done.outcome)
+    report.began = min(report.began, done.began)
+    span = (report.began, now_ms())
+    report.seconds = (span[1] - span[0] - overlap_ms(span, done.warm_ups)) / 1000
+
+
+def _keep_worst(report: SeriesReport, result: SliceResult, count: int) -> None:
+    if result.quality and count:
+        report.worst.append(result)
+        report.worst.sort(key=mean_quality)
+        del report.worst[count:]
+
+
+# ------------------------------------------------------------------------------------------------- streaming
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What came of a slice, when (ms) it was begun, and the warm-ups so far."""
+
+    outcome: SliceResult | Rejection
+    began: float
+    warm_ups: Sequence[tuple[float, float]]
+
+
+def _stream(
+    series: Sequence[Series], runtime: Runtime, batch: int, regions: Regions
+) -> Generator[_Done, None, None]:
+    """One `_Done` for every slice of every series, in order."""
+    keep_freed_memory()
+    workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
+    with Lanes(runtime, workers) as lanes, _Readers() as readers:
+        assessor = _Assessor(lanes, readers, regions)
+        jobs = (partial(assessor.assess, chunk) for one in series for chunk in _chunks(one, batch))
+        with closing(in_order(jobs, workers)) as results:
+            for done in results:
+                yield from done
+
+
+def _chunks(series: Series, batch: int) -> Iterator[list[tuple[int, SliceRef]]]:
+    """The numbered slices of a series, up to `batch` neighbours of the same size at a time."""
+    numbered = enumerate(series.slices, start=1)
+    for _, same_size in groupby(numbered, lambda item: (item[1].layout.rows, item[1].layout.columns)):
+        while chunk := list(islice(same_size, batch)):
+            yield chunk
+
+
+class _Readers:
+    """A `SliceReader` for each thread that asks for one. A context manager."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._all: list[SliceReader] = []
+
+    def load(self, ref: SliceRef) -> LoadedSlice | Rejected:
+        if not hasattr(self._local, "reader"):
+            self._local.reader = SliceReader()
+            self._all.append(self._local.reader)
+        loaded: LoadedSlice | Rejected = self._local.reader.load(ref)
+        return loaded
+
+    def __enter__(self) -> _Readers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self._all:
+            reader.close()
+
+
+@dataclass(frozen=True)
+class _Assessor:
+    """Takes slices through all stages. Any number of threads may use it."""
+
+    lanes: Lanes
+    readers: _Readers
+    regions: Regions
+
+    def assess(self, chunk: Sequence[tuple[int, SliceRef]]) -> list[_Done]:
+        """Assess neighbouring slices of one size together."""
+        began = now_ms()
+        arrived: list[Arrived] = []
+        outcomes: dict[int, SliceResult | Rejection] = {}
+        for number, ref in chunk:
+            start = now_ms()
+            item = self.readers.load(ref)
+            if isinstance(item, LoadedSlice):
+                arrived.append(Arrived(number, item, start))
+            else:
+                outcomes[number] = item
+        if arrived:
+            outcomes |= self._infer(arrived)
+        return [_Done(outcomes[number], began, self.lanes.warm_ups) for number, _ in chunk]
+
+    def _infer(self, arrived: Sequence[Arrived]) -> dict[int, SliceResult | Rejection]:
+        """Results by number; if the model fails on all together, one by one."""
+        spec = self.lanes.runtime.spec
+        queued = now_ms()
+        try:
+            hu = _stack([item.slice.hu for item in arrived], spec.size_multiple)
+            inference, started = self.lanes.infer(hu)
+        except ModelError as error:
+            if len(arrived) == 1:
+                return {arrived[0].number: arrived[0].reject(ModelReason.MODEL_FAILED, str(error))}
+            return {number: result for item in arrived for number, result in self._infer([item]).items()}
+        warm_up = overlap_ms((queued, started), self.lanes.warm_ups)
+        return {
+            item.number: slice_result(item, inference, row, spec, warm_up, self.regions)
+            for row, item in enumerate(arrived)
+        }
+
+
+def _stack(slices: Sequence[FloatArray], multiple: int) -> FloatArray:
+    """Slices [H,W] of one size as a batch [N,1,H',W'], padded with air at the bottom and right."""
+    height, width = slices[0].shape
+    shape = (len(slices), 1, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    stacked = np.full(shape, HU_MIN, dtype=np.float32)
+    for row, hu in enumerate(slices):
+        np.clip(hu, HU_MIN, HU_MAX, out=stacked[row, 0, :height, :width])
+    return stacked

@@ -1,0 +1,146 @@
+"""One slice and what the model says about it -> its `SliceResult`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from n2q_edge.assessment.results import NO_BODY, ModelReason, ModelRejected, SliceImages, SliceResult
+from n2q_edge.assessment.timing import StageTimes, now_ms
+from n2q_edge.dicom import LoadedSlice
+from n2q_edge.quality import scores
+from n2q_edge.quality.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
+from n2q_edge.quality.domain import OUT_OF_DOMAIN, Deviation, deviations, measure
+from n2q_edge.quality.regions import Masks, RegionScore, region_scores, tissue_masks
+from n2q_edge.runtimes.base import FloatArray, Inference
+from n2q_edge.spec import ModelSpec
+
+Regions: TypeAlias = Callable[[LoadedSlice, scores.BoolArray], Masks]
+"""From a slice and its body mask to the masks of the regions to score, by name."""
+
+
+def tissue_regions(loaded: LoadedSlice, mask: scores.BoolArray) -> Masks:
+    """The tissue classes: the regions where nobody has drawn any."""
+    return tissue_masks(loaded.hu, mask, loaded.pixel_spacing_mm)
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A slice in memory, its place in the series, and when (ms) its reading began."""
+
+    number: int
+    slice: LoadedSlice
+    began: float
+
+    def reject(self, reason: ModelReason, detail: str) -> ModelRejected:
+        """The outcome of a slice that the model could not assess."""
+        ref = self.slice.ref
+        return ModelRejected(ref.path, reason, detail, ref.sop_instance_uid, ref.frame)
+
+
+def slice_result(
+    arrived: Arrived, inference: Inference, row: int, spec: ModelSpec, warm_up: float, regions: Regions
+) -> SliceResult | ModelRejected:
+    """Score one slice.
+
+    Args:
+        arrived: the slice.
+        inference: of the batch it was in.
+        row: its row there.
+        spec: of the model.
+        warm_up: ms it had to wait for warm-ups.
+        regions: what to score beside the whole body.
+    """
+    began = now_ms()
+    loaded = arrived.slice
+    height, width = loaded.hu.shape
+    crop = np.s_[row, 0, :height, :width]
+    # Copies: kept outputs would be holes in the runtime's memory, and one slice's would be the whole batch's.
+    quality_map = inference.quality_map[crop].copy()
+    noise_map = None if inference.noise_map is None else inference.noise_map[crop].copy()
+    log_variance = None if inference.log_variance is None else inference.log_variance[crop]
+    mask = scores.body_mask(loaded.hu, loaded.pixel_spacing_mm)
+    dose = _dose(inference, row, spec)
+    error = None if log_variance is None else scores.expected_error(log_variance, mask)
+    if not (_finite(quality_map) and _finite(noise_map) and _all_finite(dose, error)):
+        return arrived.reject(ModelReason.NON_FINITE_OUTPUT, "NaN or infinity in the model's output")
+    quality = scores.quality_scores(quality_map, mask)
+    noise = scores.global_noise_level(loaded.hu, mask, loaded.pixel_spacing_mm)
+    model_noise = None if noise_map is None else scores.model_noise(noise_map, loaded.hu, mask)
+    regional: tuple[RegionScore, ...] = ()
+    if quality:
+        regional = region_scores(quality_map, regions(loaded, mask), loaded.pixel_spacing_mm)
+    strange = _out_of_domain(loaded, mask, noise, spec)
+    found = {
+        NO_BODY: not quality,
+        NOISE_DISAGREEMENT: noise_disagrees(noise, model_noise),
+        OUT_OF_DOMAIN: bool(strange),
+    }
+    return SliceResult(
+        number=arrived.number,
+        ref=loaded.ref,
+        quality=quality,
+        dose=dose if quality else None,
+        noise_hu=noise,
+        model_noise_hu=model_noise,
+        expected_error=error,
+        flags=(*loaded.ref.flags, *(flag for flag, holds in found.items() if holds)),
+        times=_times(arrived, inference, began, now_ms(), warm_up),
+        images=SliceImages(loaded.hu, quality_map, mask, noise_map),
+        regions=regional,
+        out_of_domain=strange,
+    )
+
+
+def _dose(inference: Inference, row: int, spec: ModelSpec) -> scores.Dose | None:
+    probabilities = inference.dose_probabilities
+    return None if probabilities is None else scores.dose_scores(probabilities[row], spec.dose_levels)
+
+
+def _finite(picture: FloatArray | None) -> bool:
+    """Whether no value is NaN or infinite: either shows in the sum."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return picture is None or math.isfinite(picture.sum())
+
+
+def _all_finite(dose: scores.Dose | None, error: float | None) -> bool:
+    numbers = (*(dose.probabilities if dose else ()), *(() if error is None else (error,)))
+    return all(math.isfinite(number) for number in numbers)
+
+
+def _out_of_domain(
+    loaded: LoadedSlice, mask: scores.BoolArray, noise_hu: float | None, spec: ModelSpec
+) -> tuple[Deviation, ...] | None:
+    if spec.domain is None:
+        return None
+    spacing, thickness = loaded.pixel_spacing_mm, loaded.ref.slice_thickness_mm
+    return deviations(measure(loaded.hu, mask, spacing, thickness, noise_hu), spec.domain)
+
+
+def _times(
+    arrived: Arrived, inference: Inference, scoring_began: float, ended: float, warm_up: float
+) -> StageTimes:
+    """Stage times of one slice; the `warm_up` (ms) that it had to wait for is taken out."""
+    timing, batch = inference.timing, len(inference.quality_map)
+    total = ended - arrived.began - warm_up
+    infer, score = timing.total / batch, ended - scoring_began
+    read, decode = arrived.slice.read_ms, arrived.slice.decode_ms
+
+    def share(milliseconds: float | None) -> float | None:
+        return None if milliseconds is None else milliseconds / batch
+
+    return StageTimes(
+        read=read,
+        decode=decode,
+        wait=max(0.0, total - read - decode - infer - score),
+        infer=infer,
+        h2d=share(timing.h2d),
+        compute=share(timing.compute),
+        d2h=share(timing.d2h),
+        score=score,
+        total=total,
+    )

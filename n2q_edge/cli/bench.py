@@ -1,0 +1,83 @@
+"""`n2q-edge bench`: parse, call, render; no logic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from n2q_edge.cli.console import results
+from n2q_edge.errors import ExitCode
+
+
+def bench(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="MODEL", help="Model files; the released one if not given."),
+    ] = None,
+    runtimes: Annotated[
+        list[str] | None,
+        typer.Option("--runtime", help="As often as needed; the first is what the others are compared to."),
+    ] = None,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(help="latency, throughput or stream, as often as needed; latency if not given."),
+    ] = None,
+    series: Annotated[
+        Path | None, typer.Option(help="CT series for stream, and for the slice; else one is made up.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of the runtime; its cores if not given.")
+    ] = None,
+    slices: Annotated[int, typer.Option(min=1, help="Slices a candidate; 662 give a p99.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of every candidate.")] = 5,
+    size: Annotated[int, typer.Option(min=16, help="Side of the made-up slice in pixels.")] = 512,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write the JSON document here.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a .png, .svg or .pdf here.")] = None,
+    loadgen: Annotated[
+        str | None, typer.Option(help="Also let MLPerf's LoadGen drive: SingleStream or Offline.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A.json B.json", help="Compare two JSON documents; measures nothing."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+) -> int:
+    """Measure how fast models are on this machine, or compare two such measurements."""
+    from rich.console import Console
+
+    from n2q_edge.bench import document
+
+    if compare:
+        from n2q_edge.bench.compare import render as render_comparison
+
+        first, second = document.read(compare[0]), document.read(compare[1])
+        with results():
+            render_comparison(first, second, Console(highlight=False))
+        return int(ExitCode.OK)
+    from n2q_edge.bench.measure import Candidate, Plan, measure
+    from n2q_edge.bench.table import render
+    from n2q_edge.cli.progress import gauge
+
+    plan = Plan(tuple(mode or ["latency"]), slices, rounds, series=series, size=size)
+    files: list[Path | None] = [*models] if models else [None]
+    candidates = [Candidate(file, runtime, threads) for file in files for runtime in runtimes or ["auto"]]
+    if plot:
+        from n2q_edge.bench.plot import check_name
+
+        check_name(plot)
+    with gauge(quiet=quiet) as show:
+        measured = document.build(measure(candidates, plan, loadgen=loadgen, on_step=show))
+    if json_out:
+        document.write(measured, json_out)
+    if plot:
+        from n2q_edge.bench.plot import write
+
+        write(measured, plot)
+    if not quiet:
+        with results():
+            render(measured, Console(highlight=False))
+    return int(ExitCode.OK)

@@ -1,0 +1,98 @@
+"""`n2q-edge train`: parse, call, render; no logic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from n2q_edge.cli.console import note, results
+from n2q_edge.errors import ExitCode
+
+
+def train(
+    recipes: Annotated[
+        list[Path], typer.Argument(metavar="RECIPE", help="Recipes, e.g. export/n2q.toml or export/*.toml.")
+    ],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="A folder of CT series; give it as often as needed.")
+    ] = None,
+    pairs: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="FULL LOW", help="Folders of the same scans at full and at low dose; see docs/pairs.md."
+        ),
+    ] = None,
+    low_dose: Annotated[
+        float, typer.Option("--low-dose", help="Dose of --pairs' LOW as a fraction of FULL's.")
+    ] = 0.25,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder of checkpoints and metrics; the recipe's if not given."),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the noise cache and the run's state.")] = Path("runs"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    resume: Annotated[bool, typer.Option(help="Go on where the last run was interrupted.")] = True,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Training time of each system (processor time on a CPU), if not all steps."),
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="Begin with this checkpoint of a compact network, pruned or enlarged to fit."),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Learn from this checkpoint's quality maps, too: for small compact networks."),
+    ] = None,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation/--no-evaluation", help="Evaluate on the patients held out.")
+    ] = True,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the loss: faster steps, a minute of preparation.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
+) -> int:
+    """Train systems on simulated or measured low doses of CT series, and evaluate them on other patients.
+
+    Goes on where it was interrupted: finished systems are not trained again.
+    """
+    from n2q_edge.cli.progress import gauge
+    from n2q_edge.errors import require
+
+    require("torch", "train")
+    from n2q_edge.dataset.pairs import MeasuredPairs
+    from n2q_edge.model.recipe import load_recipe
+    from n2q_edge.training.train import train as run_training
+
+    def on_slice(done: int, total: int, left_out: str | None) -> None:
+        show(done / total, f"slice {done} of {total}")
+        if left_out and not quiet:
+            note(f"left out: {left_out}")
+
+    for recipe in recipes:
+        load_recipe(recipe)  # what is wrong with the last is said before the first is trained
+    for recipe in recipes:
+        with gauge(quiet=quiet) as show:
+            result = run_training(
+                recipe,
+                data or [],
+                pairs=MeasuredPairs(*pairs, low_dose) if pairs else None,
+                out=out,
+                runs=runs,
+                device=device,
+                minutes=minutes,
+                start_from=start_from,
+                teacher=teacher,
+                evaluation=evaluation,
+                compiled=compiled,
+                resume=resume,
+                on_slice=on_slice,
+                on_step=lambda progress: show(progress.fraction, f"step {progress.step}"),
+                on_stage=lambda stage: None if quiet else note(stage),
+            )
+        with results():
+            print(result.checkpoint)
+            print(result.metrics_file)
+    return int(ExitCode.OK)

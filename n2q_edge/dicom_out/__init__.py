@@ -1,0 +1,1 @@
+"""DICOM out: parametric maps, structured report, colour overlays, copies of CT images."""

@@ -1,0 +1,483 @@
+"""The DICOM objects of `assess --dicom`: maps, structured report, colour overlay, in `OUT/dicom/seriesNNN`.
+
+The pixels of a series wait in files beside the objects-to-be, so memory does not grow with the slices.
+All objects of a series are written into a hidden folder that gets its name in one step when all of them are
+whole: after an interruption or with a full disk there is no folder, never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import generate_uid
+
+from n2q_edge.assessment.results import SeriesReport, SliceResult, worst_slices
+from n2q_edge.dicom.segmentation import Segment
+from n2q_edge.dicom_out import codes
+from n2q_edge.dicom_out.ct_image import write_dataset
+from n2q_edge.dicom_out.overlay import RgbArray, overlay, secondary_capture
+from n2q_edge.dicom_out.parametric_map import (
+    NOISE,
+    QUALITY,
+    MapKind,
+    parametric_map,
+    volumes,
+    write_parametric_map,
+)
+from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, read_context
+from n2q_edge.dicom_out.structured_report import Algorithm, Group, Value, structured_report
+from n2q_edge.errors import OutputError, require
+from n2q_edge.files import make_folder
+from n2q_edge.quality.policy import Policy
+from n2q_edge.quality.regions import RegionSummary, summarise_regions
+from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.spec import ModelSpec
+
+OWN_FOLDER = re.compile(r"\.?series\d{3,}(\.part)?")
+FIRST_SERIES_NUMBER = 9000  # far from a scanner's own; then 10 for each source series
+
+
+@dataclass(frozen=True)
+class WrittenObject:
+    """An object that is there.
+
+    Attributes:
+        kind: `quality_map`, `noise_map`, `structured_report` or `overlay`.
+        path: its file.
+        sop_class_uid: what it is.
+        sop_instance_uid: which it is.
+    """
+
+    kind: str
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class NotWritten:
+    """An object that could not be made, and why.
+
+    Attributes:
+        kind: as in `WrittenObject`, or `all`.
+        reason: of `dicom.context.NOT_WRITTEN_REASONS`.
+        detail: for people.
+    """
+
+    kind: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class SeriesObjects:
+    """What came of one series."""
+
+    number: int
+    written: list[WrittenObject] = field(default_factory=list)
+    not_written: list[NotWritten] = field(default_factory=list)
+
+    def leave_out(self, reason: str, detail: str) -> None:
+        """No object of the series can be made."""
+        self.not_written = [NotWritten("all", reason, detail)]
+
+
+class DicomWriter:
+    """Collects the slices of a series and writes its objects when it ends. A context manager.
+
+    A full disk does not stop the assessment: nothing more is collected, and `error` says so at the end.
+
+    Attributes:
+        folder: where the objects are.
+        series: what was and was not written, by series.
+        error: the first trouble in writing, or None.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        spec: ModelSpec,
+        runtime: Mapping[str, Any],
+        *,
+        worst: int,
+        segments: Sequence[Segment] = (),
+        policy: Policy | None = None,
+    ) -> None:
+        """Make the folder, and remove the objects of an earlier run, which would pass for this one's.
+
+        Args:
+            out: the folder of the run; the objects go to `out/dicom`.
+            spec: of the model.
+            runtime: what `Runtime.describe` says.
+            worst: how many worst slices the report names.
+            segments: of the segmentation the regions are from; none for tissue classes.
+            policy: what judges the series, for the report's Quality Assessment; none without.
+
+        Raises:
+            MissingDependencyError: highdicom is not installed.
+            OutputError: the folder cannot be written to.
+        """
+        require("highdicom", "dicom")
+        self.series: list[SeriesObjects] = []
+        self.error: OutputError | None = None
+        self.folder = out / "dicom"
+        self._spec, self._worst, self._policy = spec, worst, policy
+        self._algorithm = _algorithm(spec, runtime)
+        self._segments = {segment.name: segment for segment in segments}
+        self._current: _Collected | None = None
+        make_folder(self.folder)
+        for path in self.folder.iterdir():
+            if OWN_FOLDER.fullmatch(path.name) and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def add(self, report: SeriesReport, result: SliceResult) -> None:
+        """Take a slice with its images; slices of a series come one after the other."""
+        if self.error:
+            return
+        try:
+            if self._current is None:
+                self._current = _Collected(self.folder / f".series{report.number:03d}.part")
+            self._current.add(result, (self._spec.window_center, self._spec.window_width))
+        except OutputError as error:
+            self._fail(error)
+
+    def finish(self, report: SeriesReport) -> None:
+        """Write the objects of the series whose slices came."""
+        objects = SeriesObjects(report.number)
+        if self._current is not None:
+            try:
+                self._write(report, self._current, objects)
+                self._current = None
+            except OutputError as error:
+                self._fail(error)
+        elif not self.error:
+            objects.leave_out("nothing_scored", "no slice of the series has a result")
+        if self.error:
+            objects.written.clear()
+            objects.leave_out("output_failed", str(self.error))
+        self.series.append(objects)
+
+    def close(self) -> None:
+        """Remove what an interrupted series has left."""
+        if self._current is not None:
+            self._current.remove()
+            self._current = None
+
+    def __enter__(self) -> DicomWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _fail(self, error: OutputError) -> None:
+        self.error = error
+        self.close()
+
+    def _write(self, report: SeriesReport, collected: _Collected, objects: SeriesObjects) -> None:
+        """Write into the hidden folder, then give it its name."""
+        staged = self._stage(report, collected, objects)
+        folder = self.folder / f"series{report.number:03d}"
+        with _output(folder):
+            if staged:
+                collected.folder.rename(folder)
+            else:
+                collected.folder.rmdir()
+        objects.written += [
+            WrittenObject(kind, folder / name, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))
+            for kind, name, dataset in staged
+        ]
+
+    def _stage(
+        self, report: SeriesReport, collected: _Collected, objects: SeriesObjects
+    ) -> list[tuple[str, str, Dataset]]:
+        """Write into the hidden folder; kind, file name and data set of every object."""
+        collected.end()
+        series = report.series
+        try:
+            refs = [result.ref for result in collected.results]
+            context = read_context(refs, series.study_instance_uid, series.series_instance_uid)
+        except NotWrittenError as error:
+            objects.leave_out(error.reason, str(error))
+            collected.remove_pixels()
+            return []
+        job = _Job(context, collected, self._algorithm, FIRST_SERIES_NUMBER + 10 * report.number)
+        staged: list[tuple[str, str, Dataset]] = []
+        writers: list[tuple[str, Callable[[], Iterator[tuple[str, Dataset]]]]] = [
+            ("quality_map", lambda: job.maps(QUALITY, "quality_map", 1)),
+            ("overlay", lambda: job.overlays(4)),
+            (
+                "structured_report",
+                lambda: job.report(self._groups(report, job), _verdict(report, self._policy), staged),
+            ),
+        ]
+        if collected.has_noise:
+            writers.insert(1, ("noise_map", lambda: job.maps(NOISE, "noise_map", 2)))
+        for kind, write in writers:
+            try:
+                for name, dataset in write():
+                    staged.append((kind, name, _reference(dataset)))
+            except NotWrittenError as error:
+                objects.not_written.append(NotWritten(kind, error.reason, str(error)))
+        collected.remove_pixels()
+        return staged
+
+    def _groups(self, report: SeriesReport, job: _Job) -> list[Group]:
+        slices = dict(
+            zip((result.number for result in job.collected.results), job.context.slices, strict=True)
+        )
+        worst = worst_slices(report.slices, self._worst)
+        return [
+            Group("series", codes.IMAGE_QUALITY, _series_values(report), job.context.slices),
+            *(
+                Group(
+                    f"worst slice {rank}: number {result.number}",
+                    codes.IMAGE_QUALITY,
+                    _slice_values(result),
+                    [slices[result.number]],
+                )
+                for rank, result in enumerate(worst, start=1)
+            ),
+            *(
+                self._region_group(region)
+                for region in summarise_regions(result.regions for result in report.slices)
+            ),
+        ]
+
+    def _region_group(self, region: RegionSummary) -> Group:
+        segment = self._segments.get(region.name)
+        return Group(
+            f"region {region.name}",
+            codes.IMAGE_QUALITY,
+            _region_values(region),
+            site=segment.site if segment else codes.TISSUES.get(region.name),
+            segment=segment.reference if segment else None,
+        )
+
+
+def _verdict(report: SeriesReport, policy: Policy | None) -> Code | None:
+    verdict = report.judge(policy).verdict if policy else None
+    return Code(verdict.dicom_code, "DCM", verdict.meaning) if verdict else None
+
+
+def _reference(dataset: Dataset) -> Dataset:
+    """What it takes to name a written object; the rest need not stay in memory."""
+    reference = Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(reference, keyword, dataset[keyword].value)
+    return reference
+
+
+def _algorithm(spec: ModelSpec, runtime: Mapping[str, Any]) -> Algorithm:
+    parameters = [
+        f"model sha256 {runtime['model_sha256']}" if runtime.get("model_sha256") else None,
+        f"runtime {runtime.get('name')} {runtime.get('version')}",
+        f"window centre {spec.window_center:g} HU, width {spec.window_width:g} HU",
+    ]
+    return Algorithm(spec.name, spec.version, "; ".join(text for text in parameters if text))
+
+
+# --------------------------------------------------------------------------------------------------- pixels
+
+
+@contextlib.contextmanager
+def _output(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
+        ) from None
+
+
+class _Collected:
+    """The slices of one series: results in memory, pixels in files of the hidden folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results: list[SliceResult] = []
+        self.has_noise = False
+        with _output(folder):
+            folder.mkdir()
+            self._files = {
+                name: (folder / f"{name}.raw").open("w+b") for name in ("quality", "noise", "overlay")
+            }
+
+    def add(self, result: SliceResult, window: tuple[float, float]) -> None:
+        images = result.images
+        assert images is not None
+        self._append("quality", images.quality_map)
+        if images.noise_map is not None:
+            self.has_noise = True
+            self._append("noise", images.noise_map)
+        picture = overlay(images.hu, images.quality_map, images.mask, window, _caption(result))
+        with _output(self.folder):
+            self._files["overlay"].write(picture.tobytes())
+        self.results.append(replace(result, images=None))
+
+    def _append(self, name: str, pixels: FloatArray) -> None:
+        with _output(self.folder):
+            self._files[name].write(pixels.astype("<f4", copy=False).tobytes())
+
+    def end(self) -> None:
+        with _output(self.folder):
+            for file in self._files.values():
+                file.flush()
+
+    def read(self, name: str, index: int, size: int) -> bytes:
+        """The bytes of one slice, of `size` each."""
+        with _output(self.folder):
+            self._files[name].seek(index * size)
+            return self._files[name].read(size)
+
+    def remove_pixels(self) -> None:
+        for name, file in self._files.items():
+            with contextlib.suppress(OSError):
+                file.close()
+            (self.folder / f"{name}.raw").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        self.remove_pixels()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _caption(result: SliceResult) -> str:
+    parts = [f"slice {result.number}"]
+    parts += [f"SSIM {result.quality.mean:.2f}"] if result.quality else ["no body found"]
+    parts += [f"dose {result.dose.level:g} %"] if result.dose else []
+    parts += [f"noise {result.noise_hu:.0f} HU"] if result.noise_hu is not None else []
+    return "  ".join(parts)
+
+
+# -------------------------------------------------------------------------------------------------- objects
+
+
+@dataclass
+class _Job:
+    """The objects of one series, written one by one into its hidden folder."""
+
+    context: SourceContext
+    collected: _Collected
+    algorithm: Algorithm
+    first_number: int
+
+    def __post_init__(self) -> None:
+        self._index = {id(item): index for index, item in enumerate(self.context.slices)}
+
+    def maps(self, kind: MapKind, name: str, offset: int) -> Iterator[tuple[str, Dataset]]:
+        spool = "quality" if kind is QUALITY else "noise"
+        uid = generate_uid(prefix=None)
+        for number, volume in enumerate(volumes(self.context.slices), start=1):
+            dataset = parametric_map(
+                self.context,
+                volume,
+                kind,
+                series_instance_uid=uid,
+                series_number=self.first_number + offset,
+                instance_number=number,
+                algorithm=f"{self.algorithm.name} {self.algorithm.version}",
+            )
+            file = f"{name}_{number:03d}.dcm"
+            size = dataset.Rows * dataset.Columns * 4
+            frames = (self.collected.read(spool, self._index[id(item)], size) for item in volume)
+            write_parametric_map(self.collected.folder / file, dataset, frames)
+            yield file, dataset
+
+    def overlays(self, offset: int) -> Iterator[tuple[str, Dataset]]:
+        uid = generate_uid(prefix=None)
+        placed = [item for item in self.context.slices if item.ref.position_mm is not None]
+        if not placed:
+            raise NotWrittenError("no_geometry", "no slice has Image Position and Orientation (Patient)")
+        for number, item in enumerate(placed, start=1):
+            layout = item.ref.layout
+            size = layout.rows * layout.columns * 3
+            pixels = self.collected.read("overlay", self._index[id(item)], size)
+            picture: RgbArray = np.frombuffer(pixels, np.uint8).reshape(layout.rows, layout.columns, 3)
+            dataset = secondary_capture(
+                self.context,
+                item,
+                picture,
+                series_instance_uid=uid,
+                series_number=self.first_number + offset,
+                instance_number=number,
+            )
+            file = f"overlay_{number:04d}.dcm"
+            with checking_source():
+                write_dataset(self.collected.folder / file, dataset)
+            yield file, dataset
+
+    def report(
+        self, groups: Sequence[Group], verdict: Code | None, others: Sequence[tuple[str, str, Dataset]]
+    ) -> Iterator[tuple[str, Dataset]]:
+        dataset = structured_report(
+            self.context,
+            groups,
+            self.algorithm,
+            series_instance_uid=generate_uid(prefix=None),
+            series_number=self.first_number + 3,
+            evidence=[dataset for kind, _, dataset in others if kind.endswith("_map")],
+            verdict=verdict,
+        )
+        with checking_source():
+            write_dataset(self.collected.folder / "report.dcm", dataset)
+        yield "report.dcm", dataset
+
+
+def _series_values(report: SeriesReport) -> list[Value]:
+    means = report.quality_means
+    noise = [result.noise_hu for result in report.slices if result.noise_hu is not None]
+    model_noise = [result.model_noise_hu for result in report.slices if result.model_noise_hu is not None]
+    levels = Counter(result.dose.level for result in report.slices if result.dose)
+    values = [Value(codes.SLICES_SCORED, len(means), codes.SLICES)]
+    if means:
+        values += [
+            Value(codes.PREDICTED_SSIM, round(statistics.fmean(means), 6), codes.NO_UNITS, codes.MEAN),
+            Value(codes.PREDICTED_SSIM, round(min(means), 6), codes.NO_UNITS, codes.MINIMUM),
+        ]
+    if levels:
+        values.append(Value(codes.APPARENT_DOSE, levels.most_common(1)[0][0], codes.PERCENT, codes.MODE))
+    if noise:
+        values.append(
+            Value(codes.GLOBAL_NOISE, round(statistics.median(noise), 3), codes.HOUNSFIELD, codes.MEDIAN)
+        )
+    if model_noise:
+        level = round(statistics.median(model_noise), 3)
+        values.append(Value(codes.MODEL_NOISE, level, codes.HOUNSFIELD, codes.MEDIAN))
+    return values
+
+
+def _slice_values(result: SliceResult) -> list[Value]:
+    assert result.quality is not None
+    values = [
+        Value(codes.PREDICTED_SSIM, round(result.quality.mean, 6), codes.NO_UNITS, codes.MEAN),
+        Value(codes.PREDICTED_SSIM, round(result.quality.p05, 6), codes.NO_UNITS, codes.FIFTH_PERCENTILE),
+        Value(codes.FRACTION_BELOW, round(result.quality.below_threshold, 6), codes.NO_UNITS),
+    ]
+    if result.dose:
+        values.append(Value(codes.APPARENT_DOSE, result.dose.level, codes.PERCENT))
+    if result.noise_hu is not None:
+        values.append(Value(codes.GLOBAL_NOISE, round(result.noise_hu, 3), codes.HOUNSFIELD))
+    if result.model_noise_hu is not None:
+        values.append(
+            Value(codes.MODEL_NOISE, round(result.model_noise_hu, 3), codes.HOUNSFIELD, codes.MEDIAN)
+        )
+    return values
+
+
+def _region_values(region: RegionSummary) -> list[Value]:
+    return [
+        Value(codes.SLICES_SCORED, region.slices, codes.SLICES),
+        Value(codes.PREDICTED_SSIM, round(region.mean, 6), codes.NO_UNITS, codes.MEAN),
+        Value(codes.PREDICTED_SSIM, round(region.worst[1], 6), codes.NO_UNITS, codes.MINIMUM),
+        Value(codes.FRACTION_BELOW, round(region.below_threshold, 6), codes.NO_UNITS),
+    ]

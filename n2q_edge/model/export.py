@@ -1,0 +1,386 @@
+"""A checkpoint as an ONNX file that provably computes the same.
+
+The file is made in memory, checked, and run against PyTorch; it reaches the disk only if it passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from n2q_edge import released_models
+from n2q_edge.errors import ModelError, ParityError, UsageError, require
+from n2q_edge.files import write_file
+from n2q_edge.model.quantize import calibration_slices, quantize
+from n2q_edge.network import checkpoint
+from n2q_edge.runtimes import ort
+from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.runtimes.checks import INPUT_NAME, Choice
+from n2q_edge.runtimes.libraries import first_line
+from n2q_edge.runtimes.model_file import ModelFile, read_model_file
+from n2q_edge.runtimes.threads import physical_cores
+from n2q_edge.spec import SPEC_KEY, ModelSpec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch.nn import Module
+
+    from n2q_edge.model.recipe import ExportSettings
+
+EXTRA = "train"
+OPSET = 18  # the exporter's own; every later one is a conversion of it
+RELATIVE_TOLERANCE = 1e-3  # of the outputs beside the quality map, relative to their largest magnitude
+# Without a recipe. InstanceNorm over constant air magnifies rounding: N2Q's U-Net, untrained, is 5e-5 off on
+# average, the compact net 4e-8.
+DEFAULT_TOLERANCES = {"max_map_difference": 5e-3, "mean_map_difference": 1e-4}
+# Of the other precisions, without a recipe; measured figures are in docs/gpu.md. A bad INT8 is 0.06 and more
+# off on average.
+LOWER_TOLERANCES = {
+    "fp16": {"max_map_difference": 1e-2, "mean_map_difference": 1e-3},
+    "fp16-norm32": {"max_map_difference": 1e-2, "mean_map_difference": 1e-3},
+    "int8": {"max_map_difference": 0.25, "mean_map_difference": 1e-2},
+}
+LOWER_RELATIVE_TOLERANCES = {"fp16": 2e-2, "fp16-norm32": 2e-2, "int8": 0.1}
+PRECISIONS = ("fp32", *LOWER_TOLERANCES)
+PARITY_SHAPES = ((1, 512, 512), (2, 320, 448))  # N, H, W before rounding up to the size multiple
+SMALLEST_SIDE = 64  # pixels; what the exporter may assume of H and W
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the ONNX file is from PyTorch on one batch.
+
+    Attributes:
+        shape: of the input, [N,1,H,W].
+        max_difference: of the quality map, SSIM.
+        mean_difference: mean absolute difference of the quality map, SSIM.
+        relative_difference: largest difference of each other output over its largest magnitude.
+        same_dose: every slice has the same most probable dose level; None without a dose head.
+    """
+
+    shape: tuple[int, ...]
+    max_difference: float
+    mean_difference: float
+    relative_difference: dict[str, float]
+    same_dose: bool | None
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, and the evidence that it computes the same.
+
+    Attributes:
+        path: the ONNX file.
+        sha256: of the ONNX file.
+        size_bytes: of the ONNX file.
+        source: the checkpoint it came from.
+        source_sha256: of the checkpoint.
+        spec: the spec it carries.
+        opset: ONNX operator set.
+        tolerances: of the parity gate.
+        parity: one entry a batch.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    source: Path
+    source_sha256: str
+    spec: ModelSpec
+    opset: int
+    tolerances: ExportSettings
+    parity: list[Parity]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON takes it."""
+        return {**asdict(self), "path": str(self.path), "source": str(self.source)}
+
+
+def render(report: ExportReport, console: Console) -> None:
+    """Print what was written and how well it agrees with PyTorch."""
+    mebibytes = report.size_bytes / 2**20
+    console.print(
+        f"{report.path}: {report.spec.name} {report.spec.version}, {report.spec.precision}, "
+        f"opset {report.opset}, {mebibytes:.1f} MiB",
+        markup=False,
+    )
+    console.print(f"SHA-256 {report.sha256}", markup=False)
+    for parity in report.parity:
+        console.print(
+            f"against PyTorch on {list(parity.shape)}: max {parity.max_difference:.1e}, "
+            f"mean {parity.mean_difference:.1e} SSIM{', same dose levels' if parity.same_dose else ''}",
+            markup=False,
+        )
+
+
+def export_model(
+    source: Path | None, out: Path, *, precision: str = "fp32", calibrate: Sequence[Path] = ()
+) -> ExportReport:
+    """Export a model to one ONNX file.
+
+    Args:
+        source: a recipe (`.toml`), a checkpoint (`.safetensors`, `.pth`), the name of a
+            released model, or None for the default one.
+        out: the file to write, `.onnx`.
+        precision: one of `PRECISIONS`; see `n2q_edge.model.precision` and `n2q_edge.model.quantize`.
+        calibrate: for `int8`: DICOM files or folders of CT series.
+
+    Raises:
+        UsageError: `out` is no `.onnx` file name, or its folder does not exist; no such precision; `int8`
+            without series to calibrate on.
+        MissingDependencyError: torch, onnx, onnxscript or onnxruntime is not installed.
+        ModelError: the recipe or the checkpoint is missing or damaged, or its network cannot be exported.
+        ParityError: the ONNX file computes something else; it is not written.
+        OutputError: the file could not be written.
+    """
+    _check_output(out)
+    if precision not in PRECISIONS:
+        raise UsageError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if (precision == "int8") != bool(calibrate):
+        raise UsageError("int8 needs CT series to calibrate on, --calibrate DIR, and nothing else does")
+    file, tolerances = _read_source(source, precision)
+    spec, network = checkpoint.load_network(file.path, file.data)
+    slices = calibration_slices(calibrate, spec.size_multiple) if calibrate else ()
+    return export_network(
+        network,
+        spec,
+        out,
+        source=file,
+        tolerances=tolerances,
+        precision=precision,
+        slices=slices,
+    )
+
+
+def export_network(
+    network: Module,
+    spec: ModelSpec,
+    out: Path,
+    *,
+    source: ModelFile,
+    tolerances: ExportSettings | None = None,
+    precision: str = "fp32",
+    slices: Sequence[FloatArray] = (),
+) -> ExportReport:
+    """Export a network in memory; see `export_model`.
+
+    Args:
+        network: takes HU, gives the outputs of `spec`.
+        spec: goes into the file.
+        out: the file to write, `.onnx`.
+        source: the file its weights came from.
+        tolerances: of the parity gate; None for the defaults of the precision.
+        precision: one of `PRECISIONS`.
+        slices: for `int8`: what to calibrate on, each float32 [1,1,H,W] in HU.
+    """
+    from n2q_edge.model.recipe import ExportSettings
+
+    _check_output(out)
+    if spec.precision != "fp32":
+        raise ModelError(f"model {spec.name!r} is {spec.precision}: every export starts from fp32 weights")
+    tolerances = tolerances or ExportSettings(**LOWER_TOLERANCES.get(precision, DEFAULT_TOLERANCES))
+    network.eval()
+    spec = replace(spec, precision=precision)
+    data = _serialize(network, spec, slices)
+    exported = ModelFile(out, data, hashlib.sha256(data).hexdigest())
+    parity = _compare(exported, network, spec)
+    for batch in parity:
+        _hold(batch, tolerances, out, precision)
+    write_file(out, data)
+    return ExportReport(
+        path=out,
+        sha256=exported.sha256,
+        size_bytes=len(data),
+        source=source.path,
+        source_sha256=source.sha256,
+        spec=spec,
+        opset=OPSET,
+        tolerances=tolerances,
+        parity=parity,
+    )
+
+
+def _serialize(network: Module, spec: ModelSpec, slices: Sequence[FloatArray]) -> bytes:
+    """The network as an ONNX file in the precision of its spec."""
+    if spec.precision == "int8":
+        return quantize(_to_onnx(network, replace(spec, precision="fp32")), spec, slices)
+    require("torch", EXTRA)
+    from n2q_edge.model.precision import in_precision
+
+    return _to_onnx(in_precision(network, spec.precision), spec)
+
+
+def _read_source(source: Path | None, precision: str) -> tuple[ModelFile, ExportSettings | None]:
+    """The checkpoint a source stands for, and the recipe's tolerances if it is one and has some."""
+    if source is None or str(source) in released_models.names():
+        released = released_models.released(None if source is None else str(source))
+        return read_model_file(released.checkpoint, released.checkpoint_sha256), None
+    if source.suffix.lower() != ".toml":
+        return read_model_file(source), None
+    if sys.version_info < (3, 11):
+        require("tomli", EXTRA)
+    from n2q_edge.model.recipe import load_recipe
+
+    recipe = load_recipe(source)
+    tolerances = recipe.export if precision == "fp32" else recipe.lower_precision.get(precision)
+    return read_model_file(recipe.checkpoint), tolerances
+
+
+def _check_output(out: Path) -> None:
+    if out.suffix.lower() != ".onnx":
+        raise UsageError(f"the exported file must be named *.onnx, not {out}")
+    if not out.parent.is_dir():  # said now, not after the work
+        raise UsageError(f"{out} cannot be written: there is no folder {out.parent}")
+
+
+def _to_onnx(network: Module, spec: ModelSpec) -> bytes:
+    """The network as a checked ONNX file with dynamic N, H and W, its weights and its spec inside."""
+    torch: Any = require("torch", EXTRA)
+    onnx: Any = require("onnx", EXTRA)
+    require("onnxscript", EXTRA)
+    multiple = spec.size_multiple
+    blocks = -(-SMALLEST_SIDE // multiple)
+    dimension = torch.export.Dim
+    dynamic = {
+        0: dimension("N", min=1),
+        2: multiple * dimension("h", min=blocks),
+        3: multiple * dimension("w", min=blocks),
+    }
+    # 2, and sides that differ: the exporter takes a size of 1, and sizes that are equal, for constants.
+    example = torch.zeros(2, 1, (blocks + 1) * multiple, (blocks + 2) * multiple)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=[INPUT_NAME],
+                output_names=list(spec.outputs),
+                dynamic_shapes=(dynamic,),
+            )
+            model = program.model_proto
+            _strip_build_traces(model)
+            onnx.helper.set_model_props(model, {SPEC_KEY: spec.to_json()})
+            onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the exporter raises many kinds, some of them private
+        raise ModelError(f"model {spec.name!r} cannot be exported to ONNX: {first_line(error)}") from None
+    serialized: bytes = model.SerializeToString(deterministic=True)
+    return serialized
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's progress lines, warnings and log."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _strip_build_traces(model: Any) -> None:
+    """Drop the stack traces (paths on the exporting machine) that the exporter attaches to every node."""
+    graph = model.graph
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del item.metadata_props[:]
+
+
+def _compare(exported: ModelFile, network: Module, spec: ModelSpec) -> list[Parity]:
+    choice = Choice("export", "the parity gate")
+    with ort.open(exported, physical_cores(), choice) as model:
+        return [_compare_batch(model, network, spec, hu) for hu in parity_slices(spec.size_multiple)]
+
+
+def _compare_batch(model: ort.OnnxRuntimeModel, network: Module, spec: ModelSpec, hu: FloatArray) -> Parity:
+    import torch
+
+    with torch.inference_mode():
+        tensors = network(torch.from_numpy(hu))
+    expected = {name: tensor.numpy() for name, tensor in zip(spec.outputs, tensors, strict=True)}
+    result = model.infer(hu)
+    actual = {name: getattr(result, name) for name in spec.outputs}
+    difference = np.abs(actual["quality_map"] - expected["quality_map"])
+    return Parity(
+        shape=hu.shape,
+        max_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        relative_difference={
+            name: float(np.abs(actual[name] - expected[name]).max() / np.abs(expected[name]).max())
+            for name in spec.outputs[1:]
+        },
+        same_dose=_same_dose(actual, expected) if spec.predicted_doses else None,
+    )
+
+
+def _same_dose(actual: Mapping[str, FloatArray], expected: Mapping[str, FloatArray]) -> bool:
+    levels = [outputs["dose_probabilities"].argmax(axis=1) for outputs in (actual, expected)]
+    return bool((levels[0] == levels[1]).all())
+
+
+def _hold(parity: Parity, tolerances: ExportSettings, out: Path, precision: str = "fp32") -> None:
+    """Raise if a batch differs by more than is tolerated. Written so that a NaN fails."""
+    failures = []
+    if not parity.max_difference <= tolerances.max_map_difference:
+        failures.append(f"max {parity.max_difference:.2e} > {tolerances.max_map_difference:.2e} SSIM")
+    if not parity.mean_difference <= tolerances.mean_map_difference:
+        failures.append(f"mean {parity.mean_difference:.2e} > {tolerances.mean_map_difference:.2e} SSIM")
+    relative = LOWER_RELATIVE_TOLERANCES.get(precision, RELATIVE_TOLERANCE)
+    for name, difference in parity.relative_difference.items():
+        if not difference <= relative:
+            failures.append(f"{name} {difference:.2e} > {relative:.2e}")
+    if parity.same_dose is False:
+        failures.append("another dose level")
+    if failures:
+        raise ParityError(
+            f"{out} was not written: on a {list(parity.shape)} batch it differs from PyTorch: "
+            f"{'; '.join(failures)}"
+        )
+
+
+def parity_slices(multiple: int) -> list[FloatArray]:
+    """Batches of made-up CT slices, always the same: float32 [N,1,H,W] in HU, of two sizes.
+
+    An elliptic body of fat and soft tissue with organs, bone and gas in air, each slice with more noise than
+    the one before: every part of the HU range, flat regions and edges.
+    """
+    random = np.random.default_rng(2022)
+    batches = []
+    for count, height, width in PARITY_SHAPES:
+        sides = [-(-side // multiple) * multiple for side in (height, width)]
+        batch = [_slice(sides[0], sides[1], 10.0 * 2**index, random) for index in range(count)]
+        batches.append(np.stack(batch)[:, None])
+    return batches
+
+
+def _slice(height: int, width: int, noise: float, random: np.random.Generator) -> FloatArray:
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    hu = np.full((height, width), -1000.0)
+    shapes = (  # HU, centre x, y, half axes
+        (-100, 0.0, 0.0, 0.85, 0.70),  # fat
+        (50, 0.0, 0.0, 0.75, 0.60),  # muscle
+        (110, -0.35, -0.1, 0.30, 0.35),  # liver
+        (30, 0.35, -0.1, 0.15, 0.20),  # kidney
+        (900, 0.0, 0.4, 0.12, 0.10),  # bone
+        (-950, 0.25, -0.35, 0.10, 0.06),  # gas
+    )
+    for value, center_x, center_y, half_x, half_y in shapes:
+        hu[((x - center_x) / half_x) ** 2 + ((y - center_y) / half_y) ** 2 < 1] = value
+    hu += noise * random.standard_normal((height, width))
+    return np.clip(np.round(hu), -1024, 3071).astype(np.float32)
