@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import generate_uid
+from pydicom.uid import UID
 
 from n2q_edge.assessment.results import SeriesReport, SliceResult, worst_slices
 from n2q_edge.dicom.segmentation import Segment
+from n2q_edge import __version__
 from n2q_edge.dicom_out import codes
-from n2q_edge.dicom_out.ct_image import write_dataset
+from n2q_edge.dicom_out.ct_image import stable_uid, write_dataset
 from n2q_edge.dicom_out.overlay import RgbArray, overlay, secondary_capture
 from n2q_edge.dicom_out.parametric_map import (
     NOISE,
@@ -93,6 +94,26 @@ class SeriesObjects:
         self.not_written = [NotWritten("all", reason, detail)]
 
 
+@dataclass(frozen=True)
+class ResultUids:
+    """UIDs of the results of a series: the same whenever the same slices meet the same model and policy.
+
+    So doing a thing twice gives an archive one result, not two.
+    """
+
+    source: tuple[object, ...]
+
+    @classmethod
+    def of(cls, context: SourceContext, model_sha256: str, policy: Policy | None) -> ResultUids:
+        """Those of one series."""
+        slices = stable_uid(*sorted(f"{item.ref.sop_instance_uid} {item.ref.frame}" for item in context.slices))
+        return cls((context.series_instance_uid, slices, model_sha256, policy and policy.sha256, __version__))
+
+    def __call__(self, kind: str, number: int | None = None) -> UID:
+        """Of the series of one kind of object, or of its object `number`."""
+        return stable_uid("result", *self.source, kind, number)
+
+
 class DicomWriter:
     """Collects the slices of a series and writes its objects when it ends. A context manager.
 
@@ -133,7 +154,8 @@ class DicomWriter:
         self.error: OutputError | None = None
         self.folder = out / "dicom"
         self._spec, self._worst, self._policy = spec, worst, policy
-        self._algorithm = _algorithm(spec, runtime)
+        self._algorithm = algorithm_of(spec, runtime)
+        self._model = str(runtime.get("model_sha256"))
         self._segments = {segment.name: segment for segment in segments}
         self._current: _Collected | None = None
         make_folder(self.folder)
@@ -211,14 +233,15 @@ class DicomWriter:
             objects.leave_out(error.reason, str(error))
             collected.remove_pixels()
             return []
-        job = _Job(context, collected, self._algorithm, FIRST_SERIES_NUMBER + 10 * report.number)
+        uids = ResultUids.of(context, self._model, self._policy)
+        job = _Job(context, collected, self._algorithm, FIRST_SERIES_NUMBER + 10 * report.number, uids)
         staged: list[tuple[str, str, Dataset]] = []
         writers: list[tuple[str, Callable[[], Iterator[tuple[str, Dataset]]]]] = [
             ("quality_map", lambda: job.maps(QUALITY, "quality_map", 1)),
             ("overlay", lambda: job.overlays(4)),
             (
                 "structured_report",
-                lambda: job.report(self._groups(report, job), _verdict(report, self._policy), staged),
+                lambda: job.report(self._groups(report, job), verdict_code(report, self._policy), staged),
             ),
         ]
         if collected.has_noise:
@@ -238,12 +261,12 @@ class DicomWriter:
         )
         worst = worst_slices(report.slices, self._worst)
         return [
-            Group("series", codes.IMAGE_QUALITY, _series_values(report), job.context.slices),
+            Group("series", codes.IMAGE_QUALITY, series_values(report), job.context.slices),
             *(
                 Group(
                     f"worst slice {rank}: number {result.number}",
                     codes.IMAGE_QUALITY,
-                    _slice_values(result),
+                    slice_values(result),
                     [slices[result.number]],
                 )
                 for rank, result in enumerate(worst, start=1)
@@ -259,13 +282,14 @@ class DicomWriter:
         return Group(
             f"region {region.name}",
             codes.IMAGE_QUALITY,
-            _region_values(region),
+            region_values(region),
             site=segment.site if segment else codes.TISSUES.get(region.name),
             segment=segment.reference if segment else None,
         )
 
 
-def _verdict(report: SeriesReport, policy: Policy | None) -> Code | None:
+def verdict_code(report: SeriesReport, policy: Policy | None) -> Code | None:
+    """The verdict as a code of CID 7022; None without a policy or verdict."""
     verdict = report.judge(policy).verdict if policy else None
     return Code(verdict.dicom_code, "DCM", verdict.meaning) if verdict else None
 
@@ -278,7 +302,8 @@ def _reference(dataset: Dataset) -> Dataset:
     return reference
 
 
-def _algorithm(spec: ModelSpec, runtime: Mapping[str, Any]) -> Algorithm:
+def algorithm_of(spec: ModelSpec, runtime: Mapping[str, Any]) -> Algorithm:
+    """What names the model in a report."""
     parameters = [
         f"model sha256 {runtime['model_sha256']}" if runtime.get("model_sha256") else None,
         f"runtime {runtime.get('name')} {runtime.get('version')}",
@@ -320,7 +345,7 @@ class _Collected:
         if images.noise_map is not None:
             self.has_noise = True
             self._append("noise", images.noise_map)
-        picture = overlay(images.hu, images.quality_map, images.mask, window, _caption(result))
+        picture = overlay(images.hu, images.quality_map, images.mask, window, caption(result))
         with _output(self.folder):
             self._files["overlay"].write(picture.tobytes())
         self.results.append(replace(result, images=None))
@@ -351,7 +376,8 @@ class _Collected:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _caption(result: SliceResult) -> str:
+def caption(result: SliceResult) -> str:
+    """What an overlay says in its corner."""
     parts = [f"slice {result.number}"]
     parts += [f"SSIM {result.quality.mean:.2f}"] if result.quality else ["no body found"]
     parts += [f"dose {result.dose.level:g} %"] if result.dose else []
@@ -370,19 +396,20 @@ class _Job:
     collected: _Collected
     algorithm: Algorithm
     first_number: int
+    uids: ResultUids
 
     def __post_init__(self) -> None:
         self._index = {id(item): index for index, item in enumerate(self.context.slices)}
 
     def maps(self, kind: MapKind, name: str, offset: int) -> Iterator[tuple[str, Dataset]]:
         spool = "quality" if kind is QUALITY else "noise"
-        uid = generate_uid(prefix=None)
         for number, volume in enumerate(volumes(self.context.slices), start=1):
             dataset = parametric_map(
                 self.context,
                 volume,
                 kind,
-                series_instance_uid=uid,
+                series_instance_uid=self.uids(name),
+                sop_instance_uid=self.uids(name, number),
                 series_number=self.first_number + offset,
                 instance_number=number,
                 algorithm=f"{self.algorithm.name} {self.algorithm.version}",
@@ -394,7 +421,6 @@ class _Job:
             yield file, dataset
 
     def overlays(self, offset: int) -> Iterator[tuple[str, Dataset]]:
-        uid = generate_uid(prefix=None)
         placed = [item for item in self.context.slices if item.ref.position_mm is not None]
         if not placed:
             raise NotWrittenError("no_geometry", "no slice has Image Position and Orientation (Patient)")
@@ -407,7 +433,8 @@ class _Job:
                 self.context,
                 item,
                 picture,
-                series_instance_uid=uid,
+                series_instance_uid=self.uids("overlay"),
+                sop_instance_uid=self.uids("overlay", number),
                 series_number=self.first_number + offset,
                 instance_number=number,
             )
@@ -423,7 +450,8 @@ class _Job:
             self.context,
             groups,
             self.algorithm,
-            series_instance_uid=generate_uid(prefix=None),
+            series_instance_uid=self.uids("report"),
+            sop_instance_uid=self.uids("report", 1),
             series_number=self.first_number + 3,
             evidence=[dataset for kind, _, dataset in others if kind.endswith("_map")],
             verdict=verdict,
@@ -433,7 +461,8 @@ class _Job:
         yield "report.dcm", dataset
 
 
-def _series_values(report: SeriesReport) -> list[Value]:
+def series_values(report: SeriesReport) -> list[Value]:
+    """Measurements of the whole series."""
     means = report.quality_means
     noise = [result.noise_hu for result in report.slices if result.noise_hu is not None]
     model_noise = [result.model_noise_hu for result in report.slices if result.model_noise_hu is not None]
@@ -456,7 +485,8 @@ def _series_values(report: SeriesReport) -> list[Value]:
     return values
 
 
-def _slice_values(result: SliceResult) -> list[Value]:
+def slice_values(result: SliceResult) -> list[Value]:
+    """Measurements of one slice."""
     assert result.quality is not None
     values = [
         Value(codes.PREDICTED_SSIM, round(result.quality.mean, 6), codes.NO_UNITS, codes.MEAN),
@@ -474,7 +504,8 @@ def _slice_values(result: SliceResult) -> list[Value]:
     return values
 
 
-def _region_values(region: RegionSummary) -> list[Value]:
+def region_values(region: RegionSummary) -> list[Value]:
+    """Measurements of one region."""
     return [
         Value(codes.SLICES_SCORED, region.slices, codes.SLICES),
         Value(codes.PREDICTED_SSIM, round(region.mean, 6), codes.NO_UNITS, codes.MEAN),

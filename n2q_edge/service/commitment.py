@@ -15,7 +15,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from n2q_edge.atomic import write_text
+from n2q_edge.files import write_text
 from n2q_edge.errors import N2QError
 
 log = logging.getLogger("n2q_edge.receiver")

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from n2q_edge.dicom.context import MANUFACTURER, MODEL_NAME
+from n2q_edge.dicom_out.source_header import MANUFACTURER, MODEL_NAME
 from n2q_edge.service.receiver import kind_of
 
 TAGS = [

@@ -16,7 +16,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from n2q_edge.atomic import write_text
+from n2q_edge.files import write_text
 from n2q_edge.errors import N2QError
 from n2q_edge.service import metrics
 from n2q_edge.service.delivery import DeliveryError, NotYet, deliver

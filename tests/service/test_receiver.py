@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from node_files import encoded, slice_dataset, write_series
+from tests.helpers.node_files import encoded, slice_dataset, write_series
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedSRStorage, ExplicitVRLittleEndian, JPEGLosslessSV1

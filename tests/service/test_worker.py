@@ -7,12 +7,12 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from fake_assessor import FakeAssessor
-from node_files import slice_dataset
+from tests.helpers.fake_assessor import FakeAssessor
+from tests.helpers.node_files import slice_dataset
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage, XRayRadiationDoseSRStorage
 
-from n2q_edge.dicom.context import MANUFACTURER, MODEL_NAME
+from n2q_edge.dicom_out.source_header import MANUFACTURER, MODEL_NAME
 from n2q_edge.service import outbox
 from n2q_edge.service import worker as module
 from n2q_edge.service.index import recent_series
