@@ -30,9 +30,8 @@ import numpy as np
 from n2q_edge import released_models
 from n2q_edge.errors import N2QError
 from n2q_edge.machine import describe_machine
-from n2q_edge.model import export
+from n2q_edge.model import checkpoint, export
 from n2q_edge.model.engine.build import build
-from n2q_edge.network import checkpoint
 from n2q_edge.runtimes import cuda, open_model
 
 RESULTS = Path(__file__).parent / "results"

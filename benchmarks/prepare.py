@@ -72,7 +72,7 @@ def _checkpoint(work: Path) -> tuple[Path, str]:
 
 
 def _on_whole_slices(work: Path) -> Path:
-    from n2q_edge.network import checkpoint
+    from n2q_edge.model import checkpoint
 
     file = work / f"n2q-{hashlib.sha256(TRAINED.read_bytes()).hexdigest()[:12]}.safetensors"
     if not file.exists():
@@ -85,7 +85,8 @@ def _on_whole_slices(work: Path) -> Path:
 def _write_untrained(file: Path) -> None:
     import torch
 
-    from n2q_edge.network import build, checkpoint
+    from n2q_edge.model import checkpoint
+    from n2q_edge.network import build
     from n2q_edge.spec import ModelSpec
 
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ import pytest
 
 PROBE = """
 import resource, numpy as np
-from n2q_edge.heap import keep_freed_memory
+from n2q_edge.malloc import keep_freed_memory
 keep_freed_memory()
 np.ones(1 << 20)  # takes 8 MiB from the kernel, and frees it
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

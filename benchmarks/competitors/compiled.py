@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.competitors.common import MapOf, main
-from n2q_edge.network import checkpoint
+from n2q_edge.model import checkpoint
 from n2q_edge.spec import HU_MAX, HU_MIN
 
 

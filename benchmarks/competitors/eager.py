@@ -16,7 +16,7 @@ from skimage.filters import gaussian
 from skimage.transform import downscale_local_mean, resize
 
 from benchmarks.competitors.common import MapOf, main
-from n2q_edge.network import checkpoint
+from n2q_edge.model import checkpoint
 from n2q_edge.network.preprocess import HIGH_PASS_SIGMA, HIGH_PASS_SIZE
 
 

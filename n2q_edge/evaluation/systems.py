@@ -20,8 +20,9 @@ from n2q_edge.evaluation.baselines import Fitted
 from n2q_edge.evaluation.cases import cases
 from n2q_edge.evaluation.predictions import Answerer, answer_with, torch_predictor
 from n2q_edge.files import make_folder, write_text
+from n2q_edge.model import checkpoint
 from n2q_edge.model.recipe import load_recipe
-from n2q_edge.network import build, checkpoint
+from n2q_edge.network import build
 from n2q_edge.spec import ModelSpec
 
 NETWORK, BASELINE, ORACLE = "network", "baseline", "oracle"

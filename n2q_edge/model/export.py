@@ -21,8 +21,8 @@ import numpy as np
 from n2q_edge import released_models
 from n2q_edge.errors import ModelError, ParityError, UsageError, require
 from n2q_edge.files import write_file
+from n2q_edge.model import checkpoint
 from n2q_edge.model.quantize import calibration_slices, quantize
-from n2q_edge.network import checkpoint
 from n2q_edge.runtimes import ort
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.runtimes.checks import INPUT_NAME, Choice

@@ -94,7 +94,7 @@ def _safetensors(model: ModelFile) -> dict[str, Any]:
 
 
 def _pickled(model: ModelFile) -> dict[str, Any]:
-    from n2q_edge.network.checkpoint import parse
+    from n2q_edge.model.checkpoint import parse
 
     spec, state = parse(model.path, model.data)
     tensors = {name: list(tensor.shape) for name, tensor in state.items()}

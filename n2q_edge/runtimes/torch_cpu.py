@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from n2q_edge.errors import ModelError, require
-from n2q_edge.network import checkpoint
+from n2q_edge.model import checkpoint
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
 from n2q_edge.runtimes.checks import Choice, check_input, description, inference
 from n2q_edge.runtimes.libraries import first_line

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from n2q_edge.dataset.cache import CachedSlice
-from n2q_edge.network import checkpoint
+from n2q_edge.model import checkpoint
 from n2q_edge.quality.domain import FEATURES, Feature, Features, measure
 from n2q_edge.quality.scores import body_mask, global_noise_level
 from n2q_edge.simulation.noise import inserted_noise

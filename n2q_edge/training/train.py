@@ -19,8 +19,9 @@ from n2q_edge.errors import UsageError
 from n2q_edge.evaluation.evaluate import evaluate
 from n2q_edge.evaluation.predictions import torch_predictor
 from n2q_edge.files import write_file
+from n2q_edge.model import checkpoint
 from n2q_edge.model.recipe import Recipe, load_recipe
-from n2q_edge.network import build, checkpoint
+from n2q_edge.network import build
 from n2q_edge.network.compact import CompactNet
 from n2q_edge.network.device import pick_device
 from n2q_edge.spec import ModelSpec

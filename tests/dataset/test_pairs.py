@@ -18,7 +18,7 @@ from n2q_edge.dataset import cache
 from n2q_edge.dataset.pairs import Matches, match, same_anatomy
 from n2q_edge.dicom import scan
 from n2q_edge.errors import ExitCode
-from n2q_edge.network import checkpoint
+from n2q_edge.model import checkpoint
 from n2q_edge.simulation.lower_dose import simulate_lower_dose
 from n2q_edge.simulation.noise import inserted_noise, noise_images
 from n2q_edge.simulation.series import PhantomScan, write_scan

@@ -25,7 +25,8 @@ from n2q_edge.evaluation.predictions import Answer, Prediction
 from n2q_edge.evaluation.results import command_line, document
 from n2q_edge.evaluation.results_page import markdown
 from n2q_edge.evaluation.systems import System, per_patient
-from n2q_edge.network import build, checkpoint
+from n2q_edge.model import checkpoint
+from n2q_edge.network import build
 from n2q_edge.network.device import pick_device
 from n2q_edge.simulation.series import PhantomScan, write_scan
 from n2q_edge.spec import ModelSpec

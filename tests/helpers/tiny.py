@@ -96,7 +96,7 @@ def write_checkpoint(path: Path, spec: ModelSpec = SPEC) -> Path:
     """The same model as a checkpoint of the class `tiny`; see the fixture `tiny_network`."""
     import torch
 
-    from n2q_edge.network import checkpoint
+    from n2q_edge.model import checkpoint
 
     checkpoint.save(path, spec, {"gain": torch.tensor(GAIN), "slopes": torch.from_numpy(SLOPES.copy())})
     return path

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from n2q_edge import released_models
 from n2q_edge.errors import ExitCode, ModelError, ParityError, UsageError
-from n2q_edge.model import export
-from n2q_edge.network import checkpoint
+from n2q_edge.model import checkpoint, export
 from n2q_edge.runtimes import RUNTIMES, open_model
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
 from n2q_edge.spec import SPEC_KEY, ModelSpec

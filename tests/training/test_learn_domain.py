@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 pytest.importorskip("numba")
 
 from n2q_edge.dataset.cache import CachedSlice
-from n2q_edge.network import checkpoint
+from n2q_edge.model import checkpoint
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.learn_domain import DOSES, Example, examples, learn, write_into
 

@@ -11,7 +11,7 @@ pytest.importorskip("numba")
 
 from n2q_edge.cli import main
 from n2q_edge.errors import ExitCode
-from n2q_edge.network import checkpoint
+from n2q_edge.model import checkpoint
 from n2q_edge.simulation.series import PhantomScan, write_scan
 
 

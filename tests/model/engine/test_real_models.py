@@ -27,9 +27,9 @@ pytest.importorskip("onnxscript", reason="needs onnxscript (extra train)")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra cpu)")
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu12 (extra rtx; x86-64 or arm64 Linux)")
 
+from n2q_edge.model import checkpoint
 from n2q_edge.model.recipe import load_recipe
 from n2q_edge.network import build as build_network
-from n2q_edge.network import checkpoint
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow

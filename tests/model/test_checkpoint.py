@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from n2q_edge.errors import ExitCode, MissingDependencyError, ModelError, OutputError
-from n2q_edge.network import checkpoint
+from n2q_edge.model import checkpoint
 from n2q_edge.spec import ModelSpec
 
 torch = pytest.importorskip("torch")
