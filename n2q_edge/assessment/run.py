@@ -106,7 +106,7 @@ def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterat
 
 
 def _take(
-    done: _Done,
+    done: Done,
     report: SeriesReport,
     assessment: Assessment,
     keep_worst: int,
@@ -136,7 +136,7 @@ def _keep_worst(report: SeriesReport, result: SliceResult, count: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Done:
+class Done:
     """What came of a slice, when (ms) it was begun, and the warm-ups so far."""
 
     outcome: SliceResult | Rejection
@@ -146,12 +146,12 @@ class _Done:
 
 def _stream(
     series: Sequence[Series], runtime: Runtime, batch: int, regions: Regions
-) -> Generator[_Done, None, None]:
-    """One `_Done` for every slice of every series, in order."""
+) -> Generator[Done, None, None]:
+    """One `Done` for every slice of every series, in order."""
     keep_freed_memory()
     workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
-    with Lanes(runtime, workers) as lanes, _Readers() as readers:
-        assessor = _Assessor(lanes, readers, regions)
+    with Lanes(runtime, workers) as lanes, Readers() as readers:
+        assessor = SliceAssessor(lanes, readers, regions)
         jobs = (partial(assessor.assess, chunk) for one in series for chunk in _chunks(one, batch))
         with closing(in_order(jobs, workers)) as results:
             for done in results:
@@ -166,7 +166,7 @@ def _chunks(series: Series, batch: int) -> Iterator[list[tuple[int, SliceRef]]]:
             yield chunk
 
 
-class _Readers:
+class Readers:
     """A `SliceReader` for each thread that asks for one. A context manager."""
 
     def __init__(self) -> None:
@@ -174,13 +174,14 @@ class _Readers:
         self._all: list[SliceReader] = []
 
     def load(self, ref: SliceRef) -> LoadedSlice | Rejected:
+        """Read and decode one slice."""
         if not hasattr(self._local, "reader"):
             self._local.reader = SliceReader()
             self._all.append(self._local.reader)
         loaded: LoadedSlice | Rejected = self._local.reader.load(ref)
         return loaded
 
-    def __enter__(self) -> _Readers:
+    def __enter__(self) -> Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -189,14 +190,14 @@ class _Readers:
 
 
 @dataclass(frozen=True)
-class _Assessor:
+class SliceAssessor:
     """Takes slices through all stages. Any number of threads may use it."""
 
     lanes: Lanes
-    readers: _Readers
+    readers: Readers
     regions: Regions
 
-    def assess(self, chunk: Sequence[tuple[int, SliceRef]]) -> list[_Done]:
+    def assess(self, chunk: Sequence[tuple[int, SliceRef]]) -> list[Done]:
         """Assess neighbouring slices of one size together."""
         began = now_ms()
         arrived: list[Arrived] = []
@@ -210,7 +211,7 @@ class _Assessor:
                 outcomes[number] = item
         if arrived:
             outcomes |= self._infer(arrived)
-        return [_Done(outcomes[number], began, self.lanes.warm_ups) for number, _ in chunk]
+        return [Done(outcomes[number], began, self.lanes.warm_ups) for number, _ in chunk]
 
     def _infer(self, arrived: Sequence[Arrived]) -> dict[int, SliceResult | Rejection]:
         """Results by number; if the model fails on all together, one by one."""

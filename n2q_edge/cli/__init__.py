@@ -17,10 +17,13 @@ from n2q_edge.cli import (
     bench,
     build,
     doctor,
+    echo,
     evaluate,
     export,
     inspect,
+    listen,
     phantom,
+    send,
     simulate,
     targets,
     train,
@@ -117,5 +120,8 @@ for command in (
     phantom.phantom,
     doctor.doctor,
     bench.bench,
+    listen.listen,
+    send.send,
+    echo.echo,
 ):
     app.command()(command)

@@ -22,9 +22,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
+from n2q_edge import __version__
 from n2q_edge.assessment.results import SeriesReport, SliceResult, worst_slices
 from n2q_edge.dicom.segmentation import Segment
-from n2q_edge import __version__
 from n2q_edge.dicom_out import codes
 from n2q_edge.dicom_out.ct_image import stable_uid, write_dataset
 from n2q_edge.dicom_out.overlay import RgbArray, overlay, secondary_capture
@@ -106,7 +106,9 @@ class ResultUids:
     @classmethod
     def of(cls, context: SourceContext, model_sha256: str, policy: Policy | None) -> ResultUids:
         """Those of one series."""
-        slices = stable_uid(*sorted(f"{item.ref.sop_instance_uid} {item.ref.frame}" for item in context.slices))
+        slices = stable_uid(
+            *sorted(f"{item.ref.sop_instance_uid} {item.ref.frame}" for item in context.slices)
+        )
         return cls((context.series_instance_uid, slices, model_sha256, policy and policy.sha256, __version__))
 
     def __call__(self, kind: str, number: int | None = None) -> UID:
@@ -241,7 +243,11 @@ class DicomWriter:
             ("overlay", lambda: job.overlays(4)),
             (
                 "structured_report",
-                lambda: job.report(self._groups(report, job), verdict_code(report, self._policy), staged),
+                lambda: job.report(
+                    report_groups(report, context, self._worst, self._segments),
+                    verdict_code(report, self._policy),
+                    staged,
+                ),
             ),
         ]
         if collected.has_noise:
@@ -255,37 +261,45 @@ class DicomWriter:
         collected.remove_pixels()
         return staged
 
-    def _groups(self, report: SeriesReport, job: _Job) -> list[Group]:
-        slices = dict(
-            zip((result.number for result in job.collected.results), job.context.slices, strict=True)
-        )
-        worst = worst_slices(report.slices, self._worst)
-        return [
-            Group("series", codes.IMAGE_QUALITY, series_values(report), job.context.slices),
-            *(
-                Group(
-                    f"worst slice {rank}: number {result.number}",
-                    codes.IMAGE_QUALITY,
-                    slice_values(result),
-                    [slices[result.number]],
-                )
-                for rank, result in enumerate(worst, start=1)
-            ),
-            *(
-                self._region_group(region)
-                for region in summarise_regions(result.regions for result in report.slices)
-            ),
-        ]
 
-    def _region_group(self, region: RegionSummary) -> Group:
-        segment = self._segments.get(region.name)
-        return Group(
-            f"region {region.name}",
-            codes.IMAGE_QUALITY,
-            region_values(region),
-            site=segment.site if segment else codes.TISSUES.get(region.name),
-            segment=segment.reference if segment else None,
-        )
+def report_groups(
+    report: SeriesReport, context: SourceContext, worst: int, segments: Mapping[str, Segment]
+) -> list[Group]:
+    """The measurement groups of a report: the series, its worst slices, its regions.
+
+    Args:
+        report: the series.
+        context: of its slices, in the same order.
+        worst: how many slices get a group of their own.
+        segments: by region, if the regions are a segmentation's.
+    """
+    slices = dict(zip((result.number for result in report.slices), context.slices, strict=True))
+    return [
+        Group("series", codes.IMAGE_QUALITY, series_values(report), context.slices),
+        *(
+            Group(
+                f"worst slice {rank}: number {result.number}",
+                codes.IMAGE_QUALITY,
+                slice_values(result),
+                [slices[result.number]],
+            )
+            for rank, result in enumerate(worst_slices(report.slices, worst), start=1)
+        ),
+        *(
+            _region_group(region, segments.get(region.name))
+            for region in summarise_regions(result.regions for result in report.slices)
+        ),
+    ]
+
+
+def _region_group(region: RegionSummary, segment: Segment | None) -> Group:
+    return Group(
+        f"region {region.name}",
+        codes.IMAGE_QUALITY,
+        region_values(region),
+        site=segment.site if segment else codes.TISSUES.get(region.name),
+        segment=segment.reference if segment else None,
+    )
 
 
 def verdict_code(report: SeriesReport, policy: Policy | None) -> Code | None:

@@ -180,7 +180,9 @@ def structured_report(
 
 def _group(sr: Any, group: Group, algorithm: Algorithm, context: SourceContext, verdict: Code | None) -> Any:
     arguments: dict[str, Any] = {
-        "tracking_identifier": sr.TrackingIdentifier(uid=stable_uid("group", context.series_instance_uid, group.label), identifier=group.label),
+        "tracking_identifier": sr.TrackingIdentifier(
+            uid=stable_uid("group", context.series_instance_uid, group.label), identifier=group.label
+        ),
         "finding_type": group.finding,
         "algorithm_id": sr.AlgorithmIdentification(
             name=algorithm.name,

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from n2q_edge.files import write_text
 from n2q_edge.errors import N2QError
+from n2q_edge.files import write_text
 
 log = logging.getLogger("n2q_edge.receiver")
 

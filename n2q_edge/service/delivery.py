@@ -18,14 +18,14 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
 import n2q_edge
-from n2q_edge.files import write_text
 from n2q_edge.dicom_out.ct_image import stable_uid
 from n2q_edge.errors import require
+from n2q_edge.files import write_text
 from n2q_edge.quality.policy import Webhook
+from n2q_edge.report.webhook import post
 from n2q_edge.service import commitment
 from n2q_edge.service.revisions import Manifest, Results, WrittenObject
 from n2q_edge.service.settings import Destination, Settings
-from n2q_edge.report.webhook import post
 
 if TYPE_CHECKING:
     from n2q_edge.service.outbox import Entry

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -157,4 +157,9 @@ def recent_series(data: Path, since: float, most: int = 200) -> list[SeriesRow]:
         return []
     finally:
         connection.close()
-    return [SeriesRow(*columns, json.loads(summary)) for *columns, summary in rows]
+    return [_row(row) for row in rows]
+
+
+def _row(row: tuple[Any, ...]) -> SeriesRow:
+    names = [each.name for each in fields(SeriesRow)]
+    return SeriesRow(**{**dict(zip(names, row, strict=True)), "summary": json.loads(row[-1])})

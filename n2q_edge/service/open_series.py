@@ -56,9 +56,6 @@ class Assessor(Protocol):
             N2QError: it cannot be written.
         """
 
-    def remember(self, folder: Path) -> None:
-        """Add a committed result to the trend database, if there is one; doing it twice changes nothing."""
-
     def add_dose(self, path: Path) -> str:
         """Add a dose report to the trend database: `stored`, `no_database`, `not_dose`."""
 

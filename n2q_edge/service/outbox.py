@@ -16,8 +16,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from n2q_edge.files import write_text
 from n2q_edge.errors import N2QError
+from n2q_edge.files import write_text
 from n2q_edge.service import metrics
 from n2q_edge.service.delivery import DeliveryError, NotYet, deliver
 from n2q_edge.service.process import HEARTBEAT_S, beat

@@ -19,8 +19,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from n2q_edge.files import write_text
 from n2q_edge.errors import N2QError, OutputError
+from n2q_edge.files import write_text
 from n2q_edge.service.configuration import loads
 from n2q_edge.service.settings import Settings
 

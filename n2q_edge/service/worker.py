@@ -232,9 +232,8 @@ class Worker:
         )
 
     def _hand_over(self, folder: Path, manifest: Manifest) -> None:
-        """Trend database and outbox; done again if the process dies in between."""
+        """To the outbox; done again if the process dies in between."""
         try:
-            self._assessor.remember(folder)
             outbox.queue(self._settings, manifest)
             mark_queued(folder)
         except (OSError, N2QError) as error:

@@ -16,13 +16,11 @@ class FakeAssessor:
     Attributes:
         submitted: files, in order.
         written: (slices, revision, predecessor) of every result.
-        remembered: folders given to the trend database.
     """
 
     def __init__(self) -> None:
         self.submitted: list[Path] = []
         self.written: list[tuple[int, int, str | None]] = []
-        self.remembered: list[Path] = []
 
     def submit(self, path: Path) -> Future[Outcome]:
         self.submitted.append(path)
@@ -37,9 +35,6 @@ class FakeAssessor:
         self.written.append((slices, revision, predecessor))
         (folder / "report.html").write_text("report")
         return Written((), {"slices": slices, "verdict": None}, {"name": "fake"})
-
-    def remember(self, folder: Path) -> None:
-        self.remembered.append(folder)
 
     def add_dose(self, path: Path) -> str:
         return "stored"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.node_files import slice_dataset
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
@@ -21,6 +20,7 @@ from n2q_edge.service import outbox as module
 from n2q_edge.service.outbox import Outbox, queue, read_entries, retry_dead, wait_s
 from n2q_edge.service.revisions import Manifest, Results, WrittenObject
 from n2q_edge.service.settings import Destination, Email, Node, Retry, Settings
+from tests.helpers.node_files import slice_dataset
 
 KEY = "0123456789abcdef01234567"
 

@@ -11,7 +11,6 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from tests.helpers.node_files import encoded, slice_dataset, write_series
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedSRStorage, ExplicitVRLittleEndian, JPEGLosslessSV1
@@ -24,6 +23,7 @@ from n2q_edge.service.settings import Node, Settings
 from n2q_edge.service.settings import Spool as SpoolSettings
 from n2q_edge.service.spool import Spool
 from n2q_edge.service.transport import ArrivingDataSet
+from tests.helpers.node_files import encoded, slice_dataset, write_series
 
 PRIVATE_CLASS = "1.2.826.0.1.3680043.8.498.99"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

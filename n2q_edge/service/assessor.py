@@ -1,0 +1,287 @@
+"""All that the node asks of the assessment: one slice when it is there, one series when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from n2q_edge.assessment.lanes import Lanes, worker_count
+from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport, SliceResult, mean_quality
+from n2q_edge.assessment.run import Readers, SliceAssessor
+from n2q_edge.assessment.slice_result import tissue_regions
+from n2q_edge.assessment.timing import now_ms
+from n2q_edge.dicom.archives import Opener
+from n2q_edge.dicom.image import Image
+from n2q_edge.dicom.order import make_series
+from n2q_edge.dicom.reasons import Rejected, Skipped
+from n2q_edge.dicom.records import Series, SliceRef, Source
+from n2q_edge.dicom.scan import examine
+from n2q_edge.dicom_out.brief import BriefWriter
+from n2q_edge.errors import N2QError
+from n2q_edge.malloc import keep_freed_memory
+from n2q_edge.quality.policy import Policy, load_policy
+from n2q_edge.report import document
+from n2q_edge.report.folder import write_folder
+from n2q_edge.report.page import VERDICTS
+from n2q_edge.runtimes import open_model
+from n2q_edge.runtimes.base import Runtime
+from n2q_edge.service.identify import digest
+from n2q_edge.service.open_series import Outcome, Written
+from n2q_edge.service.revisions import WrittenObject
+from n2q_edge.service.settings import Settings
+from n2q_edge.trends import store
+
+log = logging.getLogger("n2q_edge.worker")
+
+KINDS = {"structured_report": "report"}
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a file is, and what came of its slices; began and ended in ms."""
+
+    found: Image | Rejected | Skipped
+    results: list[SliceResult | Rejection]
+    began: float
+    ended: float
+
+
+class ModelAssessor:
+    """The model, kept open."""
+
+    def __init__(self, settings: Settings, runtime: Runtime, lanes: Lanes, readers: Readers) -> None:
+        self._settings, self._runtime = settings, runtime
+        self._policy: Policy = load_policy(Path(settings.assess.policy) if settings.assess.policy else None)
+        self._slices = SliceAssessor(lanes, readers, tissue_regions)
+        self._pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="n2q-slice")
+        self._worst: dict[str, list[SliceResult]] = {}  # by Series Instance UID, with pixels
+        self._lock = threading.Lock()
+
+    def describe(self) -> str:
+        """Model and runtime, for people."""
+        spec, facts = self._runtime.spec, self._runtime.describe()
+        return f"{spec.name} {spec.version} on {facts.get('name')} {facts.get('version')}"
+
+    # -------------------------------------------------------------------------------------------- a slice
+
+    def submit(self, path: Path) -> Future[Outcome]:
+        """Assess one file on a thread."""
+        return self._pool.submit(self._assess, path)
+
+    def _assess(self, path: Path) -> Outcome:
+        began = now_ms()
+        with Opener() as opener:
+            found = examine(Source(path, path), opener)
+        results: list[SliceResult | Rejection] = []
+        if isinstance(found, Image):
+            for ref in found.slices:
+                (done,) = self._slices.assess([(1, ref)])
+                results.append(self._without_pixels(done.outcome, found.series_instance_uid))
+        file = _File(found, results, began, now_ms())
+        return Outcome(_code(file), digest(path), file)
+
+    def _without_pixels(self, result: SliceResult | Rejection, series: str) -> SliceResult | Rejection:
+        """Keep the pixels of the worst slices of a series, drop the others'."""
+        if not isinstance(result, SliceResult):
+            return result
+        if result.quality:
+            with self._lock:
+                worst = self._worst.setdefault(series, [])
+                worst.append(result)
+                worst.sort(key=mean_quality)
+                del worst[self._settings.assess.worst :]
+        return replace(result, images=None)
+
+    # ------------------------------------------------------------------------------------------- a series
+
+    def write(
+        self, folder: Path, outcomes: Iterable[Outcome], revision: int, predecessor: str | None
+    ) -> Written:
+        """Write report, pictures and DICOM objects, and add the scores to the trend database."""
+        files: list[_File] = [outcome.content for outcome in outcomes]
+        assessment = self._assessment(files)
+        model = {"sha256": self._runtime.describe().get("model_sha256")}
+        model |= {"name": self._runtime.spec.name, "version": self._runtime.spec.version}
+        if not assessment.slices_assessed:
+            return Written((), {"slices": 0, "not_assessed": _why_not(files)}, model)
+        worst = self._settings.assess.worst
+        built = document.build(assessment, worst=worst, policy=self._policy)
+        write_folder(assessment, built, folder)
+        objects = self._objects(folder, assessment, revision, predecessor)
+        self._remember(assessment)
+        with self._lock:
+            for report in assessment.series:
+                self._worst.pop(report.series.series_instance_uid, None)
+        return Written(objects, _summary(built, assessment, self._settings), model)
+
+    def _assessment(self, files: Sequence[_File]) -> Assessment:
+        """The run that would have had these files as its input."""
+        images = [file.found for file in files if isinstance(file.found, Image)]
+        assessment = Assessment(
+            spec=self._runtime.spec,
+            runtime=self._runtime.describe(),
+            batch=1,
+            created=datetime.now(timezone.utc),
+            files_seen=len(files),
+            skipped=[file.found for file in files if isinstance(file.found, Skipped)],
+            rejected=[file.found for file in files if isinstance(file.found, Rejected)],
+        )
+        results: dict[tuple[str, int | None], SliceResult] = {}
+        for file in files:
+            for result in file.results:
+                if isinstance(result, SliceResult):
+                    results[result.ref.sop_instance_uid, result.ref.frame] = result
+                else:
+                    assessment.rejected.append(result)
+        seconds = (max(file.ended for file in files) - min(file.began for file in files)) / 1000
+        for number, series in enumerate(make_series(images), start=1):
+            report = self._report(number, series, results)
+            report.seconds = seconds
+            if report.slices:
+                assessment.series.append(report)
+        return assessment
+
+    def _report(
+        self, number: int, series: Series, results: dict[tuple[str, int | None], SliceResult]
+    ) -> SeriesReport:
+        report = SeriesReport(number, series)
+        with self._lock:
+            pixels = {_key(each.ref): each.images for each in self._worst.get(series.series_instance_uid, ())}
+        for place, ref in enumerate(series.slices, start=1):
+            if result := results.get(_key(ref)):
+                placed = _placed(result, place, ref)
+                report.slices.append(placed)
+                if images := pixels.get(_key(ref)):
+                    report.worst.append(replace(placed, images=images))
+        report.worst.sort(key=mean_quality)
+        return report
+
+    def _objects(
+        self, folder: Path, assessment: Assessment, revision: int, predecessor: str | None
+    ) -> tuple[WrittenObject, ...]:
+        """The DICOM objects of all series of a result."""
+        writer = BriefWriter(
+            folder / "dicom",
+            self._runtime.spec,
+            self._runtime.describe(),
+            self._policy,
+            revision=revision,
+            predecessor=predecessor,
+        )
+        written = []
+        for report in assessment.series:
+            brief = writer.write(report)
+            written += brief.written
+            for missing in brief.not_written:
+                log.warning(
+                    "an object is not written", extra={"kind": missing.kind, "reason": missing.reason}
+                )
+        return tuple(
+            WrittenObject(
+                KINDS.get(each.kind, each.kind),
+                each.path.relative_to(folder).as_posix(),
+                each.sop_class_uid,
+                each.sop_instance_uid,
+            )
+            for each in written
+        )
+
+    def _remember(self, assessment: Assessment) -> None:
+        """A database that fails costs no result."""
+        assess = self._settings.assess
+        if not assess.trend_database:
+            return
+        try:
+            store.append(Path(assess.trend_database), assessment, with_phi=assess.with_phi)
+        except N2QError as error:
+            log.error("not in the trend database", extra={"error": str(error)})
+
+    def add_dose(self, path: Path) -> str:
+        """Add a dose report to the trend database."""
+        return "no_database"
+
+    def close(self) -> None:
+        """Wait for the slices under way."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def open_assessor(settings: Settings) -> Iterator[ModelAssessor]:
+    """Open the model, the policy and the trend database.
+
+    Raises:
+        N2QError: one of them cannot be used.
+    """
+    assess = settings.assess
+    if assess.trend_database:
+        store.prepare(Path(assess.trend_database), with_phi=assess.with_phi)
+    keep_freed_memory()
+    for slow in ("n2q_edge.report.pictures", "highdicom"):  # or the first result would wait for their import
+        import_module(slow)
+    model = Path(assess.model) if assess.model else None
+    with (
+        open_model(model, runtime=assess.runtime, threads=assess.threads or None) as runtime,
+        Lanes(runtime, worker_count()) as lanes,
+        Readers() as readers,
+    ):
+        assessor = ModelAssessor(settings, runtime, lanes, readers)
+        try:
+            yield assessor
+        finally:
+            assessor.close()
+
+
+def _code(file: _File) -> str:
+    """`assessed` if any slice of a file was, else why not."""
+    if isinstance(file.found, (Rejected, Skipped)):
+        return str(file.found.reason.value)
+    if any(isinstance(result, SliceResult) for result in file.results):
+        return "assessed"
+    return next((each.reason.value for each in file.results if not isinstance(each, SliceResult)), "no_slice")
+
+
+def _key(ref: SliceRef) -> tuple[str, int | None]:
+    return ref.sop_instance_uid, ref.frame
+
+
+def _placed(result: SliceResult, number: int, ref: SliceRef) -> SliceResult:
+    """A result with the place, position and flags that its slice has in its series."""
+    own = [flag for flag in result.flags if flag not in result.ref.flags]
+    return replace(result, number=number, ref=ref, flags=(*ref.flags, *own))
+
+
+def _why_not(files: Sequence[_File]) -> str:
+    """The reason most files of a series without a result share, for people."""
+    reasons = [file.found.reason.description for file in files if not isinstance(file.found, Image)]
+    failed = (each for file in files for each in file.results if not isinstance(each, SliceResult))
+    reasons += [each.reason.description for each in failed]
+    return max(reasons, key=reasons.count) if reasons else ""
+
+
+def _summary(built: dict[str, Any], assessment: Assessment, settings: Settings) -> dict[str, Any]:
+    """What the status page, webhooks and mail say: of the stack with the most slices."""
+    entry = max(built["series"], key=lambda each: each["summary"]["slices"])
+    protocol, verdict, summary = entry["protocol"], entry["verdict"], entry["summary"]
+    names = [protocol.get("manufacturer"), protocol.get("model")]
+    with_phi = settings.assess.with_phi
+    return {
+        "slices": assessment.slices_assessed,
+        "verdict": verdict["code"],
+        "verdict_word": VERDICTS.get(verdict["code"], VERDICTS[None])[2],
+        "rule": verdict["rule"],
+        "reasons": verdict["reasons"],
+        "quality": summary["quality"]["mean"],
+        "noise_hu": summary["noise_hu_median"],
+        "protocol": protocol.get("protocol_name") or protocol.get("body_part"),
+        "scanner": " ".join(str(name) for name in names if name),
+        "station": protocol.get("station"),
+        "label": protocol.get("series_description") if with_phi else None,
+    }
