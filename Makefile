@@ -4,13 +4,14 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 DEMO_OUT ?= demo
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench fuzz clean
 
 help:
 	@echo "make demo   synthetic CT series -> quality report (own environment, no PyTorch)"
 	@echo "make test   lint, types and tests (own environment)"
 	@echo "make lint   ruff and mypy only"
 	@echo "make format ruff format"
+	@echo "make fuzz   30,000 damaged files through reader and command line (about five minutes)"
 	@echo "make bench  every figure of the README's performance section (about ten minutes on two idle cores)"
 
 # An environment is fresh when its stamp is newer than pyproject.toml.
@@ -49,6 +50,10 @@ format: $(VENV)/.stamp
 # BENCH="--quick" only shows that it runs.
 bench: $(VENV)/.stamp
 	$(VENV)/bin/python -m benchmarks.all $(BENCH)
+
+# FUZZ="--inputs 1000 --seed 7" for another run.
+fuzz: $(VENV)/.stamp
+	$(VENV)/bin/python -m tests.fuzz --inputs 30000 --seed 1 $(FUZZ)
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache

@@ -5,7 +5,7 @@ electronic part. Its standard deviation in the body stays what it was, so that a
 the truth is computed anew. A model that had learned to tell inserted noise from a slice's own by some trait
 of the simulator would fail.
 
-    python -m benchmarks.mismatch --data ../shared/ct     # also writes its table of docs/simulation.md
+    python -m benchmarks.mismatch --data ../shared/ct     # writes its table in docs/explanation/simulation.md
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from n2q_edge.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "mismatch.json"
-PAGE = ROOT / "docs" / "simulation.md"
+PAGE = ROOT / "docs" / "explanation" / "simulation.md"
 BEGIN = "<!-- begin: python -m benchmarks.mismatch -->"
 TEXTURE_SIGMA = 1.0  # pixels
 

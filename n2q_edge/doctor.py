@@ -44,7 +44,7 @@ OPEN_CUDA: dict[str, Callable[[], Any]] = {
     tensorrt.NAME: lambda: cuda.open(),
     tensorrt_pycuda.NAME: lambda: cuda_pycuda.open(),
 }
-NEEDS_ENGINE = "needs an engine: n2q-edge build MODEL.onnx (docs/gpu.md)"
+NEEDS_ENGINE = "needs an engine: n2q-edge build MODEL.onnx (docs/how-to/gpu.md)"
 NVIDIA_SMI_SECONDS = 10
 NVIDIA_QUERY = ("name", "driver_version", "memory.total", "compute_cap")
 # The transfer syntaxes CT images come in (DICOM PS3.5 section 10 and annex A), by pydicom's keywords.
@@ -175,7 +175,7 @@ def _tensorrt(name: str) -> dict[str, Any]:
     flavor = tensorrt_library.flavor_named(name)
     found: dict[str, Any] = {"installed": False, "usable": False, "version": None, "builds_for": None}
     if not tensorrt_library.is_installed(flavor):
-        hint = " (on a Jetson, JetPack brings it: docs/gpu.md)" if flavor is tensorrt_library.TENSORRT else ""
+        hint = " (on a Jetson it comes with JetPack)" if flavor is tensorrt_library.TENSORRT else ""
         return {**found, "why_not": f"not found: pip install 'n2q-edge[{flavor.extra}]'{hint}"}
     found["installed"] = True
     try:
@@ -277,7 +277,7 @@ def _warnings(gpu: dict[str, Any], runtimes: list[dict[str, Any]]) -> list[str]:
         )
     on_gpu = [runtime for runtime in runtimes if runtime.get("device") not in (None, "cpu")]
     if gpu.get("devices") and not on_gpu:
-        warnings.append("there is a GPU, but no runtime uses it: see docs/gpu.md")
+        warnings.append("there is a GPU, but no runtime uses it: see docs/how-to/gpu.md")
     if find_spec("onnxruntime") is None and find_spec("openvino") is None:
         warnings.append("no runtime for ONNX models is installed: pip install 'n2q-edge[cpu]'")
     return warnings

@@ -47,7 +47,7 @@ def build(
 ) -> int:
     """Build a TensorRT engine from an ONNX file, for this GPU or another.
 
-    The precision is that of the ONNX file. 'n2q-edge targets' lists the GPUs, docs/gpu.md tells the rest.
+    The precision is that of the ONNX file. 'n2q-edge targets' lists the GPUs; see docs/how-to/gpu.md.
     """
     from n2q_edge.cli.progress import gauge
     from n2q_edge.model.engine.build import advice

@@ -21,7 +21,7 @@ def train(
     pairs: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            metavar="FULL LOW", help="Folders of the same scans at full and at low dose; see docs/pairs.md."
+            metavar="FULL LOW", help="Folders of the same scans at full and low dose: docs/how-to/pairs.md."
         ),
     ] = None,
     low_dose: Annotated[

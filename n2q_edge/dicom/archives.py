@@ -8,21 +8,22 @@ import gzip
 import lzma
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from n2q_edge.dicom.header import MAX_UNPACKED, SPOOL_IN_MEMORY
+from n2q_edge.dicom.header import is_dicom
 from n2q_edge.dicom.reasons import Reason, Refusal, Rejected, Skipped
 from n2q_edge.dicom.records import Source
+from n2q_edge.dicom.unpack import SPOOL_IN_MEMORY, is_bomb
 
-# Deflate packs at best 1032:1 and blank images come near that, so a ratio alone does not make a bomb.
-BOMB_BYTES = 256 * 1024**2
-BOMB_RATIO = 200
+HEAD = 4096  # bytes unpacked of a member that turns out not to be DICOM
+_LOCAL_HEADER = 30  # bytes before a member's name (APPNOTE 4.3.7)
 
 _STREAMS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
 _OTHER_ARCHIVES = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd")
@@ -37,10 +38,14 @@ def members(archive: Path) -> Iterator[Source | Rejected | Skipped]:
     except OSError as error:
         yield Rejected(archive, _reason(error), os_detail(error))
         return
-    except (*ARCHIVE_ERRORS, NotImplementedError, ValueError, OverflowError) as error:
+    except (*ARCHIVE_ERRORS, NotImplementedError, ValueError, OverflowError, struct.error) as error:
         empty = _size(archive) == 0
         reason = Reason.EMPTY_FILE if empty else Reason.CORRUPT_ARCHIVE
         yield Rejected(archive, reason, "0 bytes" if empty else f"not a readable zip archive: {error}")
+        return
+    problem = _archive_problem(infos, _size(archive) or 0)
+    if problem:
+        yield Rejected(archive, Reason.UNSUPPORTED_ARCHIVE, problem)
         return
     yield Skipped(archive, Reason.ARCHIVE)
     shown: set[Path] = set()
@@ -60,13 +65,25 @@ def members(archive: Path) -> Iterator[Source | Rejected | Skipped]:
             yield Source(path, archive, index)
 
 
+def _archive_problem(infos: Sequence[zipfile.ZipInfo], size: int) -> str | None:
+    """Why nothing of an archive is unpacked: its members together are a bomb."""
+    total = sum(info.file_size for info in infos if not _member_problem(info))
+    if is_bomb(size, total, limit=None):
+        return f"unpacks from {size} to {total} bytes in all"
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            return "its members overlap: the same bytes would be unpacked again and again"
+        end = info.header_offset + _LOCAL_HEADER + info.compress_size
+    return None
+
+
 def _member_problem(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & 0x1:
         return "encrypted: unpack it with its password first"
     if info.filename.lower().endswith(".zip"):
         return "a zip archive inside a zip archive: unpack it first"
-    bomb = info.file_size > BOMB_BYTES and info.file_size > BOMB_RATIO * max(info.compress_size, 1)
-    if bomb or info.file_size > MAX_UNPACKED:
+    if is_bomb(info.compress_size, info.file_size):
         return f"unpacks from {info.compress_size} to {info.file_size} bytes"
     return None
 
@@ -112,16 +129,22 @@ class Opener:
             raise Refusal(reason, os_detail(error)) from None
 
     def _unpack(self, archive: Path, member: int) -> IO[bytes]:
-        """A zip member as a seekable file: in memory if small, else in a temporary file."""
+        """A zip member as a seekable file: in memory if small, else in a temporary file.
+
+        Of a member that is not DICOM only the head, which tells what it is.
+        """
         unpacked = tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY)  # noqa: SIM115 - the caller closes it
         try:
             opened = self._zip(archive)
             with opened.open(opened.infolist()[member]) as packed:
-                shutil.copyfileobj(packed, unpacked, 1 << 20)
+                head = packed.read(HEAD)
+                unpacked.write(head)
+                if is_dicom(head):
+                    shutil.copyfileobj(packed, unpacked, 1 << 20)
         except (NotImplementedError, RuntimeError) as error:
             unpacked.close()
             raise Refusal(Reason.UNSUPPORTED_ARCHIVE, str(error)) from None
-        except (*ARCHIVE_ERRORS, IndexError) as error:
+        except (*ARCHIVE_ERRORS, IndexError, ValueError, struct.error) as error:
             unpacked.close()
             raise Refusal(Reason.CORRUPT_ARCHIVE, str(error)) from None
         except BaseException:

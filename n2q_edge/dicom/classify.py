@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from n2q_edge.dicom import tags
 from n2q_edge.dicom.header import FLOAT_PIXEL_DATA, Header
+from n2q_edge.dicom.products import check_image_type
 from n2q_edge.dicom.reasons import Reason, Refusal
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -24,18 +23,6 @@ DERIVED_CLASSES = frozenset(
         "1.2.840.10008.5.1.4.1.1.481.2",  # RT Dose
     }
 )
-
-# Words of Image Type (PS3.3 C.8.2.1.1.1, C.8.15.3) and of the vendors' own values in it.
-LOCALIZER_WORDS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "REF_SURVIEW"})
-SCREEN_WORDS = frozenset({"SCREEN", "SCREENSAVE", "DOSE_INFO", "PROT"})  # PROT: Siemens' protocol sheet
-PERFUSION_WORDS = frozenset({"RCBF", "RCBV", "CBF", "CBV", "MTT", "TTP", "TTD", "TMAX"})
-ARITHMETIC_WORDS = frozenset({"SUBTRACTION", "DIVISION", "MULTIPLICATION", "STD_DEVIATION"})
-MATERIAL_WORDS = frozenset(
-    {"MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_VALUE_BASED", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY"}
-)
-PROJECTION_WORDS = frozenset({"MAX_IP", "MIN_IP", "MIP", "MINIP", "VOLUME_RENDER", "SURFACE_RENDER"})
-NOT_HU_WORDS = PERFUSION_WORDS | ARITHMETIC_WORDS | MATERIAL_WORDS | PROJECTION_WORDS
-HU_RESCALE_TYPES = frozenset({"", "HU", "HU_MOD", "US"})  # US: unspecified
 
 
 def check_object(header: Header) -> None:
@@ -64,32 +51,6 @@ def check_object(header: Header) -> None:
         raise Refusal(Reason.MISSING_PIXEL_DATA)
     if header.pixels.tag in FLOAT_PIXEL_DATA:
         raise Refusal(Reason.UNSUPPORTED_PIXEL_FORMAT, "floating point pixel data in a CT image object")
-
-
-def check_image_type(image_type: Sequence[str]) -> None:
-    """Check Image Type, or the Frame Type of one frame of an enhanced image.
-
-    Raises:
-        Refusal: a localizer, a captured screen, or values that are not HU.
-    """
-    words = {word for value in image_type for word in value.upper().split()}
-    if words & LOCALIZER_WORDS:
-        raise Refusal(Reason.LOCALIZER)
-    if words & SCREEN_WORDS:
-        raise Refusal(Reason.SECONDARY_CAPTURE)
-    # ORIGINAL\PRIMARY\PERFUSION is a slice of a perfusion scan, in HU; a DERIVED one is a map.
-    if words & NOT_HU_WORDS or {"DERIVED", "PERFUSION"} <= words:
-        raise Refusal(Reason.NOT_HU)
-
-
-def check_rescale_type(rescale_type: str) -> None:
-    """Check that the rescaled values are HU (absent means HU in a CT image, PS3.3 C.8.2.1).
-
-    Raises:
-        Refusal: another unit.
-    """
-    if rescale_type.upper() not in HU_RESCALE_TYPES:
-        raise Refusal(Reason.NOT_HU)
 
 
 def _kind_of_other(header: Header, sop_class: str) -> Reason:

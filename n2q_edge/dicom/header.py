@@ -1,23 +1,22 @@
 """Read the header of a DICOM file up to its pixel data, and nothing more.
 
-Own code because a tree may hold 100,000 files, and pydicom's reader needs three times as long for each
-header. It also reports two things that reader does not: where the pixels start, and whether the file ended
-in the middle of an element. Only the elements asked for are kept, as raw bytes. Nested content (functional
-groups) is handed to pydicom.
+It also reports two things that pydicom's reader does not: where the pixels start, and whether the file ended
+in the middle of an element. Only the elements asked for are kept, as raw bytes.
 """
 
 from __future__ import annotations
 
-import math
 import struct
-import tempfile
-import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import IO, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import IO
 
+from n2q_edge.dicom import tags
 from n2q_edge.dicom.reasons import Reason, Refusal
+from n2q_edge.dicom.unpack import inflate
+from n2q_edge.dicom.values import Elements
+from n2q_edge.dicom.walk import LONG_VRS, UNDEFINED, Element, Walker, Window, is_vr
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -25,25 +24,14 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 NATIVE_SYNTAXES = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG})
 
-PIXEL_GROUP = 0x7FE0
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
-UNDEFINED = 0xFFFFFFFF
 
-WINDOW = 16 * 1024  # one read covers most headers
-SPOOL_IN_MEMORY = 8 * 1024 * 1024  # unpacked data larger than this goes to a temporary file
-MAX_UNPACKED = 4 * 1024**3  # a deflated file or zip member beyond this is taken for a bomb
 MAX_VALUE = 64 * 1024  # no value asked for is larger
 MAX_SEQUENCE = 256 * 1024 * 1024  # functional groups of 100,000 frames
-MAX_DEPTH = 64
-LONG_HEAD = 12  # bytes of an element before its value, at most
-
-_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
-@dataclass
+@dataclass(frozen=True)
 class PixelElement:
     """Where the pixel data is: `offset` of its value, and its `length` (None if encapsulated)."""
 
@@ -53,8 +41,7 @@ class PixelElement:
     length: int | None
 
 
-@dataclass
-class Header:
+class Header(Elements):
     """What the header of one file says.
 
     Attributes:
@@ -62,85 +49,87 @@ class Header:
         syntax_stated: False when the file has no Transfer Syntax UID.
         has_prefix: the file has the `DICM` prefix or a file meta group.
         explicit: the data set is in explicit VR.
-        little: the data set is little endian.
-        values: raw bytes of the elements asked for, by tag.
         sequences: raw bytes of whole sequence elements asked for, by tag.
         pixels: the pixel data element, None if the data set ended before one.
         cut_at: tag of the element the file ended in, None if it did not.
         data: the file to read pixels from (the unpacked one when the data set is deflated).
+        size: of `data`.
     """
 
-    syntax: str
-    syntax_stated: bool
-    has_prefix: bool
-    explicit: bool
-    little: bool
-    data: IO[bytes]
-    size: int
-    values: dict[int, bytes] = field(default_factory=dict)
-    sequences: dict[int, bytes] = field(default_factory=dict)
-    pixels: PixelElement | None = None
-    cut_at: int | None = None
+    __slots__ = (
+        "cut_at",
+        "data",
+        "explicit",
+        "has_prefix",
+        "pixels",
+        "sequences",
+        "size",
+        "syntax",
+        "syntax_stated",
+    )
 
-    def text(self, tag: int) -> str:
-        """The value as text without padding; empty if absent."""
-        return self.values.get(tag, b"").decode("latin-1").strip(" \0\n\r\t")
+    def __init__(
+        self,
+        window: Window,
+        meta: dict[int, bytes],
+        syntax: str,
+        has_prefix: bool,
+        explicit: bool,
+        little: bool,
+    ) -> None:
+        super().__init__(meta, little)
+        self.syntax = syntax or _native_syntax(explicit, little)
+        self.syntax_stated = bool(syntax)
+        self.has_prefix = has_prefix
+        self.explicit = explicit
+        self.data = window.file
+        self.size = window.size
+        self.sequences: dict[int, bytes] = {}
+        self.pixels: PixelElement | None = None
+        self.cut_at: int | None = None
 
-    def uid(self, tag: int) -> str:
-        """A UID. Damaged files put anything there, so: printable characters, no more than a UID can have."""
-        text = self.text(tag)
-        if not text.isprintable():
-            text = "".join(character for character in text if character.isprintable())
-        return text[:64]
+    def items(
+        self, tag: int, wanted: frozenset[int], macros: Mapping[int, frozenset[int]] | None = None
+    ) -> Iterator[Elements]:
+        """The items of a sequence asked for, each as the wanted elements of it.
 
-    def texts(self, tag: int) -> list[str]:
-        """The values of a multi-valued text element."""
-        text = self.text(tag)
-        return [part.strip(" \0") for part in text.split("\\")] if text else []
-
-    def numbers(self, tag: int) -> tuple[float, ...] | None:
-        """The values of a DS or IS element; None if absent, empty or not finite numbers."""
-        return parse_numbers(self.text(tag))
-
-    def number(self, tag: int) -> float | None:
-        """The first value of a DS or IS element."""
-        values = self.numbers(tag)
-        return values[0] if values else None
-
-    def integer(self, tag: int, signed: bool = False) -> int | None:
-        """The first value of a US or SS element; None if absent or empty."""
-        value = self.values.get(tag, b"")[:2]
-        return (
-            int.from_bytes(value, "little" if self.little else "big", signed=signed)
-            if len(value) == 2
-            else None
-        )
-
-    def dataset(self) -> Any:
-        """The sequences asked for, as a pydicom `Dataset`.
+        Args:
+            tag: of the sequence.
+            wanted: elements that stand in the items themselves.
+            macros: tags of sequences of one item in the items, and the elements wanted from those.
 
         Raises:
-            Refusal: they cannot be parsed.
+            Refusal: the sequence is damaged.
         """
-        from io import BytesIO
+        raw = self.sequences.get(tag)
+        if raw is None:
+            return
+        walker = Walker(Window(BytesIO(raw)), self.explicit, self.little)
+        for sequence in walker.elements(0, len(raw), self.explicit):
+            for start, end, explicit in walker.items(sequence):
+                values: dict[int, bytes] = {}
+                for element in walker.elements(start, end, explicit):
+                    if element.tag in wanted:
+                        _keep(walker, element, values)
+                    elif macros and element.tag in macros:
+                        _keep_first_item(walker, element, macros[element.tag], values)
+                yield Elements(values, self.little, self.character_set)
 
-        from pydicom.filereader import read_dataset
 
-        try:
-            content = BytesIO(b"".join(self.sequences[tag] for tag in sorted(self.sequences)))
-            return read_dataset(content, not self.explicit, self.little)
-        except Exception as error:  # pydicom raises many kinds on damaged bytes; all mean the same here
-            raise Refusal(Reason.CORRUPT_HEADER, f"functional groups cannot be parsed: {error}") from None
+def _keep(walker: Walker, element: Element, values: dict[int, bytes]) -> None:
+    length = element.end - element.start
+    if length <= MAX_VALUE and not element.undefined:
+        values.setdefault(element.tag, walker.window.read(element.start, length))
 
 
-@lru_cache(maxsize=256)  # slices of a series share most of them, and then one object
-def parse_numbers(text: str) -> tuple[float, ...] | None:
-    """Read a DS or IS string; None if empty, or any part is not a finite number."""
-    try:
-        values = tuple(float(part) for part in text.split("\\"))
-    except ValueError:
-        return None
-    return values if all(math.isfinite(value) for value in values) else None
+def _keep_first_item(
+    walker: Walker, sequence: Element, wanted: frozenset[int], values: dict[int, bytes]
+) -> None:
+    for start, end, explicit in walker.items(sequence):
+        for element in walker.elements(start, end, explicit):
+            if element.tag in wanted:
+                _keep(walker, element, values)
+        return
 
 
 def read_header(file: IO[bytes], values: frozenset[int], sequences: frozenset[int]) -> Header:
@@ -154,7 +143,7 @@ def read_header(file: IO[bytes], values: frozenset[int], sequences: frozenset[in
     Raises:
         Refusal: not DICOM, empty, or a header that cannot be parsed.
     """
-    window = _Window(file)
+    window = Window(file)
     if window.size == 0:
         raise Refusal(Reason.EMPTY_FILE, "0 bytes")
     meta_start = _find_meta(window)
@@ -162,23 +151,24 @@ def read_header(file: IO[bytes], values: frozenset[int], sequences: frozenset[in
     meta: dict[int, bytes] = {}
     if meta_start is not None:
         position = _read_meta(window, meta_start, meta)
-        syntax = meta.get(0x00020010, b"").decode("latin-1").strip(" \0")
+        syntax = meta.get(tags.TRANSFER_SYNTAX_UID, b"").decode("latin-1").strip(" \0")
     if syntax == DEFLATED:
-        window = _Window(inflate(file, position))
+        window = Window(inflate(file, position))
         position = 0
     explicit, little = _encoding(window, position, syntax)
-    header = Header(
-        syntax=syntax or _native_syntax(explicit, little),
-        syntax_stated=bool(syntax),
-        has_prefix=meta_start is not None,
-        explicit=explicit,
-        little=little,
-        data=window.file,
-        size=window.size,
-        values=meta,
-    )
-    _Walk(window, header, values, sequences).run(position)
+    header = Header(window, meta, syntax, meta_start is not None, explicit, little)
+    _fill(header, window, position, meta, values, sequences)
+    header.character_set = header.text(tags.SPECIFIC_CHARACTER_SET)
     return header
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file that begins with these bytes (132 or all of it) may be DICOM."""
+    try:
+        _find_meta(Window(BytesIO(head)))
+    except Refusal:
+        return False
+    return True
 
 
 def inflated(file: IO[bytes]) -> IO[bytes]:
@@ -187,68 +177,42 @@ def inflated(file: IO[bytes]) -> IO[bytes]:
     Raises:
         Refusal: see `inflate`.
     """
-    window = _Window(file)
+    window = Window(file)
     start = _find_meta(window)
     return inflate(file, 0 if start is None else _read_meta(window, start, {}))
 
 
-def inflate(file: IO[bytes], position: int) -> IO[bytes]:
-    """Unpack a raw deflate stream (PS3.5 A.5) that starts at `position`; a temporary file if large.
-
-    Raises:
-        Refusal: the stream is damaged, ends early or unpacks to more than `MAX_UNPACKED`.
-    """
-    # The caller keeps and closes it.
-    unpacked = tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY)  # noqa: SIM115
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    file.seek(position)
-    try:
-        while not stream.eof:
-            packed = stream.unconsumed_tail or file.read(1 << 18)
-            if not packed:
-                raise Refusal(Reason.TRUNCATED, "the deflated data set ends early")
-            unpacked.write(stream.decompress(packed, 1 << 22))
-            if unpacked.tell() > MAX_UNPACKED:
-                raise Refusal(Reason.CORRUPT_HEADER, "the deflated data set unpacks to more than 4 GiB")
-    except zlib.error as error:
-        unpacked.close()
-        raise Refusal(Reason.CORRUPT_HEADER, f"the deflated data set is damaged: {error}") from None
-    except BaseException:
-        unpacked.close()
-        raise
-    unpacked.seek(0)
-    return unpacked
-
-
-class _Window:
-    """Random access to a file through one buffer, so that a header costs one read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        file.seek(0, 2)
-        self.size = file.tell()
-        self._start = 0
-        file.seek(0)
-        self._buffer = file.read(WINDOW)
-
-    def read(self, position: int, count: int) -> bytes:
-        """Up to `count` bytes at `position`; fewer at the end of the file."""
-        start = position - self._start
-        if start < 0 or start + count > len(self._buffer):
-            self.file.seek(position)
-            self._buffer = self.file.read(max(WINDOW, count))
-            self._start = position
-            start = 0
-        return self._buffer[start : start + count]
-
-    def whole_elements(self, position: int) -> tuple[bytes, int]:
-        """The buffer and where it starts in the file, with the heads of elements from `position` on in it."""
-        if not 0 <= position - self._start <= len(self._buffer) - LONG_HEAD:
-            self.read(position, LONG_HEAD)
-        return self._buffer, self._start
+def _fill(
+    header: Header,
+    window: Window,
+    position: int,
+    values: dict[int, bytes],
+    wanted: frozenset[int],
+    sequences: frozenset[int],
+) -> None:
+    """Walk from `position` to the pixel data or the end of the file, and keep what is asked for."""
+    walker, size = Walker(window, header.explicit, header.little), window.size
+    while (position := walker.short_elements(position, wanted, values)) < size:
+        found = walker.head(position, header.explicit)
+        if found is None:
+            header.cut_at = 0
+            return
+        tag, vr, start, length = found
+        if tag == PIXEL_DATA or tag in FLOAT_PIXEL_DATA:
+            header.pixels = PixelElement(tag, vr, start, None if length == UNDEFINED else length)
+            return
+        end = walker.sequence_end(start, vr) if length == UNDEFINED else start + length
+        if end is None or end > size:
+            header.cut_at = tag
+            return
+        if tag in wanted and length <= MAX_VALUE:
+            values[tag] = window.read(start, length)
+        elif tag in sequences and end - position <= MAX_SEQUENCE:
+            header.sequences[tag] = window.read(position, end - position)
+        position = end
 
 
-def _find_meta(window: _Window) -> int | None:
+def _find_meta(window: Window) -> int | None:
     """Where the file meta group starts, None if there is none but the bytes look like a data set.
 
     Raises:
@@ -268,14 +232,14 @@ def _find_meta(window: _Window) -> int | None:
     raise Refusal(Reason.NOT_DICOM)
 
 
-def _read_meta(window: _Window, position: int, meta: dict[int, bytes]) -> int:
+def _read_meta(window: Window, position: int, meta: dict[int, bytes]) -> int:
     """Collect group 0002, which is always explicit little endian; return where the data set starts."""
     while True:
         head = window.read(position, 12)
         if head[:2] != b"\x02\x00" or len(head) < 8:
             return position
         tag = 0x00020000 | struct.unpack_from("<H", head, 2)[0]
-        if head[4:6] in _LONG_VRS:
+        if head[4:6] in LONG_VRS:
             start, length = position + 12, struct.unpack_from("<L", head.ljust(12, b"\0"), 8)[0]
         else:
             start, length = position + 8, struct.unpack_from("<H", head, 6)[0]
@@ -286,12 +250,12 @@ def _read_meta(window: _Window, position: int, meta: dict[int, bytes]) -> int:
         position = start + length
 
 
-def _encoding(window: _Window, position: int, syntax: str) -> tuple[bool, bool]:
+def _encoding(window: Window, position: int, syntax: str) -> tuple[bool, bool]:
     """(explicit, little endian), believing the first element over a transfer syntax that contradicts it."""
     first = window.read(position, 6)
     if len(first) < 6:
         return syntax != IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
-    explicit = _is_vr(first[4:6])
+    explicit = is_vr(first[4:6])
     if syntax:
         return explicit, syntax != EXPLICIT_BIG
     return explicit, first[0] != 0
@@ -301,125 +265,3 @@ def _native_syntax(explicit: bool, little: bool) -> str:
     if not little:
         return EXPLICIT_BIG
     return EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE
-
-
-def _is_vr(two: bytes) -> bool:
-    return len(two) == 2 and 0x41 <= two[0] <= 0x5A and 0x41 <= two[1] <= 0x5A
-
-
-class _Walk:
-    """Steps over the elements of a data set and fills in a `Header`."""
-
-    def __init__(
-        self, window: _Window, header: Header, values: Iterable[int], sequences: Iterable[int]
-    ) -> None:
-        self._window = window
-        self._header = header
-        self._values = values
-        self._sequences = sequences
-        order = "<" if header.little else ">"
-        self._tag = struct.Struct(order + "HH")
-        self._short = struct.Struct(order + "H")
-        self._long = struct.Struct(order + "L")
-        self._head = struct.Struct(order + "HH2sH")
-
-    def run(self, position: int) -> None:
-        """Walk from `position` to the pixel data or the end of the file."""
-        header, size = self._header, self._window.size
-        while (position := self._short_elements(position)) < size:
-            element = self._element(position, header.explicit)
-            if element is None:
-                header.cut_at = 0
-                return
-            tag, vr, start, length = element
-            if tag == PIXEL_DATA or tag in FLOAT_PIXEL_DATA:
-                header.pixels = PixelElement(tag, vr, start, None if length == UNDEFINED else length)
-                return
-            end = self._skip_items(start, vr, 0) if length == UNDEFINED else start + length
-            if end is None or end > size:
-                header.cut_at = tag
-                return
-            if tag in self._values and length <= MAX_VALUE:
-                header.values[tag] = self._window.read(start, length)
-            elif tag in self._sequences and end - position <= MAX_SEQUENCE:
-                header.sequences[tag] = self._window.read(position, end - position)
-            position = end
-
-    def _short_elements(self, position: int) -> int:
-        """Step over explicit elements with a short length while they lie in the window: most of a header.
-
-        One loop without a call for an element: a header has a hundred or two of them.
-
-        Returns:
-            Where the first element is that is not of this kind.
-        """
-        if not self._header.explicit:
-            return position
-        buffer, offset = self._window.whole_elements(position)
-        unpack, wanted, values = self._head.unpack_from, self._values, self._header.values
-        at, size = position - offset, len(buffer)
-        while at <= size - LONG_HEAD:
-            group, number, vr, length = unpack(buffer, at)
-            end = at + 8 + length
-            if vr not in _SHORT_VRS or end > size or group >= PIXEL_GROUP:
-                break
-            tag = group << 16 | number
-            if tag in wanted:
-                values[tag] = buffer[at + 8 : end]
-            at = end
-        return at + offset
-
-    def _element(self, position: int, explicit: bool) -> tuple[int, str | None, int, int] | None:
-        """(tag, VR, offset of the value, length) of an element; None if the file ends in it."""
-        head = self._window.read(position, 12)
-        if len(head) < 8:
-            return None
-        group, number = self._tag.unpack_from(head)
-        tag = group << 16 | number
-        vr = head[4:6]
-        # Some writers fall back to implicit VR inside an explicit data set; items never have a VR.
-        if not explicit or group == 0xFFFE or not _is_vr(vr):
-            return tag, None, position + 8, self._long.unpack_from(head, 4)[0]
-        if vr not in _LONG_VRS:
-            return tag, vr.decode(), position + 8, self._short.unpack_from(head, 6)[0]
-        if len(head) < 12:
-            return None
-        return tag, vr.decode(), position + 12, self._long.unpack_from(head, 8)[0]
-
-    def _skip_items(self, position: int, vr: str | None, depth: int) -> int | None:
-        """The end of a sequence of undefined length; None if the file ends in it."""
-        if depth > MAX_DEPTH:
-            raise Refusal(Reason.CORRUPT_HEADER, f"sequences nested more than {MAX_DEPTH} deep")
-        # PS3.5 6.2.2: a UN element of undefined length holds an implicit VR sequence.
-        explicit = self._header.explicit and vr != "UN"
-        while True:
-            element = self._element(position, explicit)
-            if element is None:
-                return None
-            tag, _, start, length = element
-            if tag == _SEQUENCE_END:
-                return start
-            if tag != _ITEM:
-                raise Refusal(Reason.CORRUPT_HEADER, f"a sequence holds {_name(tag)} where an item should be")
-            end = self._skip_item(start, explicit, depth) if length == UNDEFINED else start + length
-            if end is None:
-                return None
-            position = end
-
-    def _skip_item(self, position: int, explicit: bool, depth: int) -> int | None:
-        """The end of an item of undefined length; None if the file ends in it."""
-        while True:
-            element = self._element(position, explicit)
-            if element is None:
-                return None
-            tag, vr, start, length = element
-            if tag == _ITEM_END:
-                return start
-            end = self._skip_items(start, vr, depth + 1) if length == UNDEFINED else start + length
-            if end is None:
-                return None
-            position = end
-
-
-def _name(tag: int) -> str:
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"

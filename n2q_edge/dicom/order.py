@@ -80,6 +80,7 @@ def _series(stack: list[tuple[SliceRef, Image]], number: int, flags: tuple[str, 
         flags=(("tilted",) if tilted else ()) + _series_flags(refs) + flags,
         protocol=_protocol(first, image),
         stack=number,
+        header=image.header,
     )
 
 

@@ -13,7 +13,7 @@ from n2q_edge.dicom.codecs import decode
 from n2q_edge.dicom.fragments import Fragment, index_frames, read_frame
 from n2q_edge.dicom.header import DEFLATED, NATIVE_SYNTAXES, inflated
 from n2q_edge.dicom.hounsfield import native_values, to_hu
-from n2q_edge.dicom.reasons import Reason, Refusal, Rejected
+from n2q_edge.dicom.reasons import Reason, Refusal, Rejected, unexpected
 from n2q_edge.dicom.records import LoadedSlice, Series, SliceRef, Source
 
 
@@ -53,7 +53,10 @@ class SliceReader:
             hu = to_hu(values, ref.layout, ref.slope, ref.intercept)
             decoded = perf_counter_ns()
         except Refusal as refusal:
-            return Rejected(ref.path, refusal.reason, refusal.detail, ref.sop_instance_uid or None, ref.frame)
+            return _rejected(ref, refusal.reason, refusal.detail)
+        except Exception as error:  # whatever was not thought of costs this slice, never the run
+            self._close_file()
+            return _rejected(ref, Reason.DECODE_FAILED, unexpected(error))
         return LoadedSlice(ref, hu, ref.pixel_spacing_mm, (read - start) / 1e6, (decoded - read) / 1e6)
 
     def close(self) -> None:
@@ -102,6 +105,10 @@ class SliceReader:
         if self._file is not None:
             self._file.data.close()
             self._file = None
+
+
+def _rejected(ref: SliceRef, reason: Reason, detail: str) -> Rejected:
+    return Rejected(ref.path, reason, detail, ref.sop_instance_uid or None, ref.frame)
 
 
 def _frame_bytes(file: _OpenFile, ref: SliceRef) -> bytes:

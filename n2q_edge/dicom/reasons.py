@@ -1,7 +1,7 @@
 """Why a file was not assessed: one documented code for each cause.
 
 `skipped` means the file is not a CT image meant to be assessed; nothing is wrong. `rejected` means it should
-have been assessed and could not be. docs/reason-codes.md lists both; a test keeps that table equal to
+have been assessed and could not be. docs/reference/reason-codes.md lists both; a test keeps it equal to
 `Reason`.
 """
 
@@ -57,7 +57,11 @@ class Reason(str, Enum):
         SKIPPED,
         "A result computed from images: segmentation, RT dose or parametric map.",
     )
-    LOCALIZER = "localizer", SKIPPED, "A localizer (scout, topogram, surview): a projection, not a slice."
+    LOCALIZER = (
+        "localizer",
+        SKIPPED,
+        "A localizer (scout, topogram, surview, scanogram): a projection, not a slice.",
+    )
     SECONDARY_CAPTURE = (
         "secondary_capture",
         SKIPPED,
@@ -119,6 +123,11 @@ class Reason(str, Enum):
         REJECTED,
         "Rescale Slope or Intercept is absent, empty, zero (slope) or not a number: HU would be a guess.",
     )
+    IMPLAUSIBLE_RESCALE = (
+        "implausible_rescale",
+        REJECTED,
+        "Rescale Slope and Intercept cannot give HU: slope negative or too large, or values far from any HU.",
+    )
     CORRUPT_PIXEL_DATA = (
         "corrupt_pixel_data",
         REJECTED,
@@ -168,3 +177,11 @@ class Refusal(Exception):  # noqa: N818 - never leaves this package; it carries 
         super().__init__(detail)
         self.reason = reason
         self.detail = detail or reason.description
+
+
+UNEXPECTED = "unexpected"
+
+
+def unexpected(error: Exception) -> str:
+    """Detail of a rejection that no check foresaw; the fuzzer takes it for a crash."""
+    return f"{UNEXPECTED} {type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -49,13 +49,47 @@ class PixelLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceHeader:
+    """What result objects copy from a file: patient, study and equipment, as raw bytes. Slices share one.
+
+    Attributes:
+        values: tag and value.
+        deidentification_codes: the whole element De-identification Method Code Sequence; empty if absent.
+        explicit: it is in explicit VR.
+        little: all of it is little endian.
+    """
+
+    values: tuple[tuple[int, bytes], ...]
+    deidentification_codes: bytes
+    explicit: bool
+    little: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """With what dose a slice was scanned; None where the header does not say, or what it says cannot be.
+
+    Attributes:
+        tube_current_ma: X-Ray Tube Current, mA.
+        exposure_mas: Exposure, mAs. Vendors write different things here: see flag `doubtful_exposure`.
+        ctdivol_mgy: CTDIvol, mGy.
+    """
+
+    tube_current_ma: float | None
+    exposure_mas: float | None
+    ctdivol_mgy: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SliceRef:
     """One slice, found but not yet read.
 
     Attributes:
         path: the file; for a zip member `archive.zip/member/name.dcm`.
         frame: 1-based DICOM frame number, None in a single-frame file.
+        sop_class_uid: "" if the file has none.
         sop_instance_uid: "" if the file has none (flag `missing_uid`).
+        frame_of_reference_uid: "" if the file has none.
         position_mm: Image Position (Patient) projected on the plane's normal; None if absent.
         flags: any of `SLICE_FLAGS`.
         image_position: Image Position (Patient), mm.
@@ -63,6 +97,9 @@ class SliceRef:
         pixel_spacing_mm: between rows, then between columns.
         slice_thickness_mm: Slice Thickness.
         instance_number: Instance Number; orders slices that have no position.
+        acquisition_number: Acquisition Number; None if absent.
+        exposure: tube current, mAs and CTDIvol.
+        patient_key: digest of Patient ID, "" if it has none: tells patients apart, names nobody.
         slope: HU = slope * stored value + intercept.
         intercept: see `slope`.
         layout: how its stored values are written.
@@ -74,7 +111,9 @@ class SliceRef:
 
     path: Path
     frame: int | None
+    sop_class_uid: str
     sop_instance_uid: str
+    frame_of_reference_uid: str
     position_mm: float | None
     flags: tuple[str, ...]
     image_position: Triple | None
@@ -82,6 +121,9 @@ class SliceRef:
     pixel_spacing_mm: tuple[float, float] | None
     slice_thickness_mm: float | None
     instance_number: int | None
+    acquisition_number: int | None
+    exposure: Exposure
+    patient_key: str = field(repr=False)
     slope: float
     intercept: float
     layout: PixelLayout = field(repr=False)
@@ -99,9 +141,19 @@ SLICE_FLAGS = {
     "missing_uid": "no SOP, Series or Study Instance UID",
     "lossy_compressed": "the pixels went through lossy compression, which changes noise and texture",
     "derived": "Image Type says DERIVED: reformatted, filtered or recompressed after reconstruction",
+    "non_axial": "the plane is coronal, sagittal or oblique: models are trained on axial slices",
+    "spectral_product": "computed from several energies (monoenergetic, virtual non-contrast): in HU, but "
+    "noise and contrast are not those of a scan",
+    "implausible_geometry": "spacing, position, orientation or thickness is impossible (not a number, out of "
+    "range, not perpendicular) and was left out",
+    "doubtful_exposure": "tube current, mAs or CTDIvol is impossible and was left out, or the mAs do not fit "
+    "tube current and exposure time",
     "no_transfer_syntax": "no Transfer Syntax UID; read as uncompressed because length and content fit",
     "rescale_type_unspecified": "Rescale Type is US (unspecified), taken as HU",
 }
+
+UNLIKE_AXIAL_HU = frozenset({"non_axial", "spectral_product"})
+"""Flags of slices that no verdict can be given on: not what any model here was trained on."""
 
 SERIES_FLAGS = {
     "tilted": "the gantry is tilted: slices are sheared against the direction they are stacked in",
@@ -128,6 +180,7 @@ class Series:
         flags: any of `SERIES_FLAGS`.
         protocol: how it was acquired: see `n2q_edge.dicom.protocol`. None where absent. No patient identity.
         stack: 1-based number among the `Series` of this UID.
+        header: what result objects copy, of the first slice. It names the patient: it is in no repr.
     """
 
     study_instance_uid: str
@@ -136,6 +189,7 @@ class Series:
     flags: tuple[str, ...]
     protocol: dict[str, Any]
     stack: int = 1
+    header: SourceHeader = field(default=SourceHeader((), b"", True, True), repr=False)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from n2q_edge.dicom import tags
@@ -10,8 +11,8 @@ from n2q_edge.dicom.archives import ARCHIVE_ERRORS, Opener, check_not_packed, os
 from n2q_edge.dicom.header import read_header
 from n2q_edge.dicom.image import Image, read_image, sop_instance_uid
 from n2q_edge.dicom.order import make_series
-from n2q_edge.dicom.reasons import Reason, Refusal, Rejected, Skipped
-from n2q_edge.dicom.records import Inventory, Source
+from n2q_edge.dicom.reasons import Reason, Refusal, Rejected, Skipped, unexpected
+from n2q_edge.dicom.records import Inventory, Source, SourceHeader
 from n2q_edge.dicom.sources import find
 
 
@@ -32,12 +33,14 @@ def scan(paths: Sequence[Path], on_file: Callable[[int], None] | None = None) ->
     images: list[Image] = []
     rejected: list[Rejected] = []
     skipped: list[Skipped] = []
+    headers: dict[SourceHeader, SourceHeader] = {}  # slices of a series share one
     seen = 0
     with Opener() as opener:
         for found in find(paths):
             outcome = examine(found, opener) if isinstance(found, Source) else found
             if isinstance(outcome, Image):
-                images.append(outcome)
+                header = headers.setdefault(outcome.header, outcome.header)
+                images.append(replace(outcome, header=header))
                 rejected += [other for other in outcome.others if isinstance(other, Rejected)]
                 skipped += [other for other in outcome.others if isinstance(other, Skipped)]
             elif isinstance(outcome, Rejected):
@@ -73,3 +76,5 @@ def examine(source: Source, opener: Opener) -> Image | Rejected | Skipped:
         return Rejected(source.path, Reason.UNREADABLE, os_detail(error))
     except ARCHIVE_ERRORS as error:
         return Rejected(source.path, Reason.CORRUPT_ARCHIVE, str(error))
+    except Exception as error:  # whatever was not thought of costs this file, never the run
+        return Rejected(source.path, Reason.CORRUPT_HEADER, unexpected(error), uid or None)

@@ -7,8 +7,10 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from n2q_edge.dicom import tags
 from n2q_edge.dicom.archives import members, os_detail
 from n2q_edge.dicom.classify import MEDIA_DIRECTORY
+from n2q_edge.dicom.header import read_header
 from n2q_edge.dicom.reasons import Reason, Refusal, Rejected, Skipped
 from n2q_edge.dicom.records import Source
 from n2q_edge.errors import UsageError
@@ -111,8 +113,8 @@ class _Finder:
         for parts in names:
             file = _resolve(path.parent, parts)
             if file is None:
-                shown = path.parent.joinpath(*(part.replace("/", "_") for part in parts))
-                yield Rejected(shown, Reason.MISSING_FILE, f"named by {path.name} but not there")
+                shown = path.parent.joinpath(*(_shown(part) for part in parts))
+                yield Rejected(shown, Reason.MISSING_FILE, f"named by {path.name} but not in its folder")
             else:
                 yield from self._file(str(file), os.path.realpath(file))
 
@@ -130,27 +132,34 @@ def _referenced(path: Path) -> list[tuple[str, ...]]:
     """The File IDs a DICOMDIR lists, as path components.
 
     Raises:
-        Refusal: it cannot be parsed.
+        Refusal: it cannot be read or parsed.
     """
-    from pydicom import dcmread
-
+    wanted = frozenset({tags.REFERENCED_FILE_ID})
     try:
-        records = dcmread(path).get("DirectoryRecordSequence") or []
-        values = [record.get("ReferencedFileID") for record in records]
-        # One component is a plain string, several are a MultiValue.
-        return [(value,) if isinstance(value, str) else tuple(map(str, value)) for value in values if value]
-    except Exception as error:  # pydicom raises many kinds on damaged bytes; all mean the same here
-        raise Refusal(Reason.CORRUPT_HEADER, f"DICOMDIR cannot be parsed: {error}") from None
+        with path.open("rb") as file:
+            header = read_header(file, frozenset(), frozenset({tags.DIRECTORY_RECORDS}))
+            with header.data:
+                records = list(header.items(tags.DIRECTORY_RECORDS, wanted))
+    except OSError as error:
+        raise Refusal(Reason.UNREADABLE, os_detail(error)) from None
+    if header.cut_at is not None:
+        raise Refusal(Reason.TRUNCATED, "the DICOMDIR ends inside its records")
+    return [tuple(parts) for record in records if (parts := record.texts(tags.REFERENCED_FILE_ID))]
+
+
+def _shown(part: str) -> str:
+    """One component of a File ID, safe as a component of a path."""
+    return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in part) or "_"
 
 
 def _resolve(folder: Path, parts: tuple[str, ...]) -> Path | None:
     """The file with this File ID, whatever the case its medium was copied in; never outside `folder`."""
     current = folder
     for part in parts:
-        if part in ("", ".", "..") or "/" in part or "\\" in part:
+        if part in (".", "..") or part != _shown(part):
             return None
         exact = current / part
-        if not exact.exists():
+        if not os.path.exists(exact):  # noqa: PTH110 - False for a name too long, where Path.exists raises
             try:
                 names = {entry.name.lower(): entry for entry in current.iterdir()}
             except OSError:
@@ -159,4 +168,5 @@ def _resolve(folder: Path, parts: tuple[str, ...]) -> Path | None:
                 return None
             exact = names[part.lower()]
         current = exact
-    return current
+    inside = Path(os.path.realpath(current)).is_relative_to(os.path.realpath(folder))
+    return current if inside else None  # a link may lead anywhere

@@ -2,7 +2,7 @@
 
 The private codes belong to the coding scheme `99N2QEDGE` (PS3.3 8.2: designators that begin with 99 are
 private); every object that uses them says so in its Coding Scheme Identification Sequence.
-docs/dicom-conformance.md lists them.
+docs/reference/dicom-conformance.md lists them.
 """
 
 from __future__ import annotations

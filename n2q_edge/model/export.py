@@ -43,7 +43,7 @@ RELATIVE_TOLERANCE = 1e-3  # of the outputs beside the quality map, relative to 
 # Without a recipe. InstanceNorm over constant air magnifies rounding: N2Q's U-Net, untrained, is 5e-5 off on
 # average, the compact net 4e-8.
 DEFAULT_TOLERANCES = {"max_map_difference": 5e-3, "mean_map_difference": 1e-4}
-# Of the other precisions, without a recipe; measured figures are in docs/gpu.md. A bad INT8 is 0.06 and more
+# Of the other precisions, without a recipe; figures are in docs/how-to/gpu.md. A bad INT8 is 0.06 and more
 # off on average.
 LOWER_TOLERANCES = {
     "fp16": {"max_map_difference": 1e-2, "mean_map_difference": 1e-3},

@@ -6,7 +6,7 @@ NOISE_DISAGREEMENT = "noise_disagreement"
 """Flag of a slice in which the two differ by more than `NOISE_RATIO_LIMIT`."""
 
 NOISE_RATIO_LIMIT = 1.5
-"""Ratio of the two, either way. docs/policy.md says what it was measured on."""
+"""Ratio of the two, either way. docs/reference/policy.md says what it was measured on."""
 
 MIN_NOISE_HU = 1.0  # below it both numbers are rounding and smoothing, and their ratio says nothing
 

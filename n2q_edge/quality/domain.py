@@ -2,7 +2,7 @@
 
 Each feature is one that a physicist can check by eye: how sharp the noise is, how strong, how big the body,
 what it is made of, which pixels and slices the header says. A feature beyond its limits is a reason, in
-words. docs/out-of-domain.md says where the limits come from and what they cannot see.
+words. docs/explanation/out-of-domain.md says where the limits come from and what they cannot see.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The quality policy: what the scores of a series mean, and what is to be done about it.
 
-A policy is a TOML file (docs/policy.md); `policies/default.toml` is used where none is given. Its rules are
+A policy is a TOML file (docs/reference/policy.md); `policies/default.toml` is the default. Its rules are
 tried from the top, the first that matches a series decides. Judging needs the slices' mean qualities only, so
 stored scores can be judged again with other thresholds.
 """
@@ -208,7 +208,7 @@ def load_policy(path: Path | None = None) -> Policy:
     try:
         return _policy(content, path, hashlib.sha256(data).hexdigest())
     except _Invalid as error:
-        raise UsageError(f"the policy {file}: {error}; docs/policy.md describes the format") from None
+        raise UsageError(f"the policy {file}: {error}; see docs/reference/policy.md") from None
 
 
 class _Invalid(Exception):  # noqa: N818 - becomes a UsageError with the file's name

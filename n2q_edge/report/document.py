@@ -1,4 +1,4 @@
-"""The JSON document. `schema.json` beside this file is its definition, docs/json.md its explanation."""
+"""The JSON document. `schema.json` beside this file defines it, docs/reference/json.md explains it."""
 
 from __future__ import annotations
 

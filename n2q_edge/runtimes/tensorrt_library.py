@@ -89,13 +89,13 @@ def load(flavor: Flavor) -> ModuleType:
     if not is_installed(flavor):
         raise MissingDependencyError(
             f"flavor {flavor.name!r} needs the package {flavor.package!r}: pip install "
-            f"'n2q-edge[{flavor.extra}]' (on a Jetson, JetPack brings it: see docs/gpu.md)"
+            f"'n2q-edge[{flavor.extra}]' (on a Jetson, JetPack brings it: see docs/how-to/gpu.md)"
         )
     try:
         trt = import_module(flavor.package)
     except (ImportError, OSError, AttributeError) as error:  # its shared libraries are missing or mismatched
         raise ModelError(
-            f"{flavor.package} is installed but does not load ({first_line(error)}): see docs/gpu.md"
+            f"{flavor.package} is installed but does not load ({first_line(error)}): see docs/how-to/gpu.md"
         ) from None
     if int(version(trt).split(".")[0]) not in flavor.majors:
         majors = " or ".join(f"{major}.x" for major in flavor.majors)

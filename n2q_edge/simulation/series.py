@@ -31,7 +31,7 @@ SIZE = 512
 FIELD_OF_VIEW_MM = 380.0
 KERNEL_CUTOFF = 0.65  # Hann apodisation, of the detector's Nyquist frequency: a soft-tissue kernel
 
-# Full dose: about 11 HU of noise in the liver of a middle-sized phantom (measured in docs/phantom.md).
+# Full dose: about 11 HU of noise in the liver of a middle-sized phantom (docs/explanation/phantom.md).
 QUANTA_PER_MM = 5.0e5
 FULL_DOSE_TUBE_CURRENT_MA = 200
 EXPOSURE_TIME_MS = 500

@@ -4,7 +4,7 @@ A value counts as learned between the extremes that at least `MIN_PATIENTS` pati
 of the slices reach: one patient, or a handful of slices, teach a network nothing. What the header says is
 taken as it is, since what thickness and pixel size do to a slice the other features measure. `MARGIN` of that
 range (`HEADER_MARGIN` for the header's facts), in the feature's own scale, is added at both ends.
-docs/out-of-domain.md says how they were chosen.
+docs/explanation/out-of-domain.md says how they were chosen.
 """
 
 from __future__ import annotations

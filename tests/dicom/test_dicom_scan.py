@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from n2q_edge.dicom import Inventory, LoadedSlice, Reason, scan
 from n2q_edge.errors import UsageError
@@ -24,6 +22,7 @@ from tests.helpers.dicom_files import (
     SERIES,
     assert_accounted,
     ct_dataset,
+    dicomdir,
     item,
     load_all,
     load_one,
@@ -303,20 +302,6 @@ def test_packed_files_that_are_not_zip(tmp_path: Path) -> None:
     inventory = scan([tmp_path])
     assert rejects(inventory) == {"x.dcm.gz": "unsupported_archive", "study.tar.gz": "unsupported_archive"}
     assert skips(inventory) == {"mask.nii.gz": "not_dicom"}
-
-
-def dicomdir(folder: Path, file_ids: list[Any]) -> Path:
-    directory: Any = Dataset()
-    directory.file_meta = FileMetaDataset()
-    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
-    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    directory.FileSetID = "TEST"
-    records = [item(DirectoryRecordType="PATIENT")]
-    records += [item(DirectoryRecordType="IMAGE", ReferencedFileID=file_id) for file_id in file_ids]
-    directory.DirectoryRecordSequence = records
-    directory.save_as(folder / "DICOMDIR", enforce_file_format=True)
-    return folder / "DICOMDIR"
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")

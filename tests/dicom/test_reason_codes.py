@@ -7,7 +7,7 @@ import re
 from n2q_edge.dicom import SERIES_FLAGS, SLICE_FLAGS, Reason
 from tests.helpers.paths import ROOT
 
-PAGE = ROOT / "docs" / "reason-codes.md"
+PAGE = ROOT / "docs" / "reference" / "reason-codes.md"
 
 
 def test_documentation_lists_every_reason_with_its_description() -> None:

@@ -222,7 +222,7 @@ def test_a_source_that_changed_meanwhile_is_a_reason(tmp_path: Path) -> None:
 
 
 def test_reasons_are_documented_and_in_the_schema() -> None:
-    text = (ROOT / "docs" / "dicom-output.md").read_text("utf-8")
+    text = (ROOT / "docs" / "reference" / "dicom-output.md").read_text("utf-8")
     listed = document.schema()["$defs"]["series"]["properties"]["dicom"]["properties"]["not_written"]["items"]
     assert set(listed["properties"]["reason"]["enum"]) == set(NOT_WRITTEN_REASONS)
     for reason in NOT_WRITTEN_REASONS:
@@ -230,7 +230,7 @@ def test_reasons_are_documented_and_in_the_schema() -> None:
 
 
 def test_private_codes_are_in_the_conformance_statement() -> None:
-    text = (ROOT / "docs" / "dicom-conformance.md").read_text("utf-8")
+    text = (ROOT / "docs" / "reference" / "dicom-conformance.md").read_text("utf-8")
     for code in PRIVATE_CODES:
         assert f"| {code.value} | {code.meaning} |" in text
         assert len(code.value) <= 16  # SH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,40 @@ def item(**values: Any) -> Dataset:
     return made
 
 
+def dicomdir(folder: Path, file_ids: list[Any]) -> Path:
+    """Write an index of files."""
+    directory: Any = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.FileSetID = "TEST"
+    records = [item(DirectoryRecordType="PATIENT")]
+    records += [item(DirectoryRecordType="IMAGE", ReferencedFileID=file_id) for file_id in file_ids]
+    directory.DirectoryRecordSequence = records
+    directory.save_as(folder / "DICOMDIR", enforce_file_format=True)
+    return folder / "DICOMDIR"
+
+
 def save(data: Dataset, path: Path) -> Path:
     """Write as its file meta says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def raw_values(path: Path, **values: str) -> Path:
+    """Write an image whose DS and IS values pydicom would not write."""
+    placeholders = {keyword: f"7{number}7" for number, keyword in enumerate(values)}
+    save(ct_dataset(**placeholders), path)
+    raw = path.read_bytes()
+    for keyword, placeholder in placeholders.items():
+        text = values[keyword].encode()
+        text += b" " * (len(text) % 2)
+        old = struct.pack("<H", 4) + placeholder.encode() + b" "
+        assert raw.count(old) == 1, keyword
+        raw = raw.replace(old, struct.pack("<H", len(text)) + text)
+    path.write_bytes(raw)
     return path
 
 

@@ -202,7 +202,7 @@ def test_a_sentence_names_three_reasons_and_counts_the_others() -> None:
 
 
 def test_the_page_lists_every_code() -> None:
-    page = (ROOT / "docs" / "out-of-domain.md").read_text()
+    page = (ROOT / "docs" / "explanation" / "out-of-domain.md").read_text()
     for name, feature in domain.FEATURES.items():
         assert f"`{name}`" in page
         for code in (feature.low, feature.high):

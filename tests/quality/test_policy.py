@@ -19,7 +19,7 @@ from tests.helpers.paths import ROOT
 
 CtSeries = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
-DOCS = ROOT / "docs" / "policy.md"
+DOCS = ROOT / "docs" / "reference" / "policy.md"
 
 TWO_RULES = """
 schema_version = 1

@@ -271,7 +271,7 @@ def _compile(
     try:
         builder = trt.Builder(log)
     except TypeError:  # pybind11's way to say that the factory gave nothing
-        raise ModelError(f"{plan.flavor.name} does not start ({_reason(log)}): see docs/gpu.md") from None
+        raise ModelError(f"{plan.flavor.name} does not start: {_reason(log)} (docs/how-to/gpu.md)") from None
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)  # network and parser must outlive the build
     if not parser.parse(model.data):
