@@ -19,6 +19,8 @@ TAGS = [
     "SeriesInstanceUID",
     "Manufacturer",
     "ManufacturerModelName",
+    "ProtocolName",
+    "BodyPartExamined",
 ]
 PREAMBLE = 132
 GROUP_LENGTH = 12  # bytes of (0002,0000)
@@ -35,6 +37,8 @@ class Identity:
         series_uid: Series Instance UID.
         study_uid: Study Instance UID.
         ours: n2q-edge made it.
+        scanner: manufacturer and model.
+        protocol: Protocol Name, else Body Part Examined.
     """
 
     kind: str
@@ -42,6 +46,8 @@ class Identity:
     series_uid: str
     study_uid: str
     ours: bool
+    scanner: str
+    protocol: str
 
 
 def identify(path: Path) -> Identity | None:
@@ -51,13 +57,22 @@ def identify(path: Path) -> Identity | None:
         sop_uid, series_uid, study_uid = (
             _text(dataset, f"{level}InstanceUID") for level in ("SOP", "Series", "Study")
         )
-        ours = (_text(dataset, "Manufacturer"), _text(dataset, "ManufacturerModelName"))
+        made_by = (_text(dataset, "Manufacturer"), _text(dataset, "ManufacturerModelName"))
+        protocol = _text(dataset, "ProtocolName") or _text(dataset, "BodyPartExamined")
         kind = kind_of(_text(dataset, "SOPClassUID"))
     except Exception:  # whatever a hostile header makes pydicom raise
         return None
     if not (sop_uid and series_uid and study_uid):
         return None
-    return Identity(kind, sop_uid, series_uid, study_uid, ours == (MANUFACTURER, MODEL_NAME))
+    return Identity(
+        kind,
+        sop_uid,
+        series_uid,
+        study_uid,
+        made_by == (MANUFACTURER, MODEL_NAME),
+        " ".join(made_by).strip(),
+        protocol,
+    )
 
 
 def digest(path: Path) -> str:

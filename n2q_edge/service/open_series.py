@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from n2q_edge.service.revisions import WrittenObject
+from n2q_edge.service.revisions import Manifest, SliceEntry, WrittenObject
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class OpenSeries:
     key: str
     series_uid: str
     study_uid: str
+    protocol: str
+    scanner: str
     items: dict[str, Item] = field(default_factory=dict)
     associations: set[str] = field(default_factory=set)
     pending_since: float = 0.0
@@ -85,8 +88,33 @@ class OpenSeries:
     asked: bool = False
     retry_at: float = 0.0
     shown: tuple[int, int] = (0, 0)  # done and received, as the index has it
+    closed_by: str = ""
+    writing: Future[Manifest] | None = None
 
     @property
     def done(self) -> int:
         """Files that are through."""
         return sum(item.work.done() for item in self.items.values())
+
+
+def manifest_of(series: OpenSeries, revision: int, written: Written) -> Manifest:
+    """The account of a result: every file of the series, and what was written."""
+    now = time.time()
+    entries = []
+    for item in series.items.values():
+        outcome = item.work.result()
+        entries.append(SliceEntry(item.sop_uid, outcome.digest, item.path.name, item.arrived, outcome.code))
+    return Manifest(
+        series_key=series.key,
+        series_uid=series.series_uid,
+        study_uid=series.study_uid,
+        revision=revision,
+        created=now,
+        latency_s=max(0.0, now - series.last),
+        closed_by=series.closed_by,
+        model=written.model,
+        conflicts=series.conflicts,
+        slices=tuple(entries),
+        objects=written.objects,
+        summary=written.summary,
+    )

@@ -40,7 +40,8 @@ def _row(row: SeriesRow, status: Status) -> dict[str, Any]:
     summary = row.summary
     style, sign, word, meaning = VERDICTS.get(summary.get("verdict"), VERDICTS[None])
     if row.state != "done":
-        style, sign, word, meaning = "none", "…", "Arriving", ""
+        word = "Arriving" if row.state == "arriving" else "Writing the result"
+        style, sign, meaning = "none", "…", ""
     elif not summary.get("slices"):
         style, sign, word, meaning = "none", "–", "Nothing to assess", summary.get("not_assessed", "")
     return {
@@ -50,7 +51,7 @@ def _row(row: SeriesRow, status: Status) -> dict[str, Any]:
         "word": word,
         "meaning": meaning,
         "reasons": summary.get("reasons", []),
-        "protocol": summary.get("protocol") or ("" if row.state == "done" else "new series"),
+        "protocol": summary.get("protocol") or "",
         "scanner": summary.get("scanner", ""),
         "noise": summary.get("noise_hu"),
         "received": row.received,

@@ -86,6 +86,11 @@ class Manifest:
         """KEY-rNNN: names the result in the outbox."""
         return f"{self.series_key}-r{self.revision:03d}"
 
+    @property
+    def report_uid(self) -> str | None:
+        """SOP Instance UID of its structured report."""
+        return next((each.sop_instance for each in self.objects if each.kind == "report"), None)
+
 
 class Results:
     """The folder of all results."""
@@ -134,13 +139,13 @@ class Results:
         return Manifest(**content)
 
     def all(self) -> Iterator[Path]:
-        """Folders of all results, in the order of series and revision; half-written ones are removed."""
-        for series in sorted(self.root.iterdir()):
-            for folder in sorted(series.iterdir()):
-                if folder.name.endswith(".part"):
-                    shutil.rmtree(folder, ignore_errors=True)
-                elif (folder / MANIFEST).exists():
-                    yield folder
+        """Folders of all results, in the order of series and revision."""
+        yield from sorted(path.parent for path in self.root.glob(f"*/r*/{MANIFEST}"))
+
+    def clean(self) -> None:
+        """Remove what a killed worker has half written."""
+        for part in self.root.glob("*/.r*.part"):
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def mark_queued(folder: Path) -> None:

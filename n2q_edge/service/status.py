@@ -46,6 +46,7 @@ class Status:
         undelivered: series key to names of destinations that wait for it.
         checks: what `/readyz` asks, and the answers.
         problems: sentences for people, the gravest first.
+        grave: whether one of them stops the work.
     """
 
     time: float
@@ -60,6 +61,7 @@ class Status:
     undelivered: dict[str, list[str]]
     checks: dict[str, bool]
     problems: list[str]
+    grave: bool
 
     @property
     def ready(self) -> bool:
@@ -108,6 +110,7 @@ def look(settings: Settings, alive: Callable[[], dict[str, bool]]) -> Status:
         undelivered=undelivered,
         checks=checks,
         problems=_problems(settings, checks, free_mb, len(dead), pending),
+        grave=bool(dead) or not all(checks.values()),
     )
 
 

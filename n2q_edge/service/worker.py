@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from n2q_edge.errors import N2QError
 from n2q_edge.service import metrics, outbox, retention
 from n2q_edge.service.identify import Identity, digest, identify
 from n2q_edge.service.index import Index, SeriesRow
-from n2q_edge.service.open_series import Assessor, Item, OpenSeries, Written
+from n2q_edge.service.open_series import Assessor, Item, OpenSeries, manifest_of
 from n2q_edge.service.process import HEARTBEAT_S, beat
 from n2q_edge.service.revisions import Manifest, Results, SliceEntry, is_queued, mark_queued
 from n2q_edge.service.settings import Settings
@@ -38,12 +39,15 @@ class Worker:
         self._results = Results(settings.data)
         self._index = Index(settings.data)
         self._open: dict[str, OpenSeries] = {}
+        self._closing: dict[str, OpenSeries] = {}  # their results are being written
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="n2q-write")
         self._counted: set[str] = set()
 
     # -------------------------------------------------------------------------------------------- start
 
     def recover(self) -> None:
         """Make the index anew, finish what a predecessor began, open the series that miss a result."""
+        self._results.clean()
         covered: dict[str, set[str]] = {}
         for folder in self._results.all():
             try:
@@ -80,6 +84,7 @@ class Worker:
         closed = False
         if len(arrived) <= MOST_AT_ONCE:
             closed = self._close_complete()
+        closed = self._commit_written() or closed
         self._report_progress()
         self._index.commit()
         return bool(arrived) or closed
@@ -118,14 +123,16 @@ class Worker:
             path.unlink()
         else:
             self._set_aside(path, "conflicting")
-            if series := self._open.get(series_key(identity.series_uid)):
+            key = series_key(identity.series_uid)
+            if series := self._open.get(key) or self._closing.get(key):
                 series.conflicts += 1
 
     def _known(self, identity: Identity) -> str | None:
         """Digest of the object that came first under this SOP Instance UID."""
-        series = self._open.get(series_key(identity.series_uid))
-        if series and (item := series.items.get(identity.sop_uid)):
-            return item.work.result().digest if item.work.done() else digest(item.path)
+        key = series_key(identity.series_uid)
+        for series in (self._open.get(key), self._closing.get(key)):
+            if series and (item := series.items.get(identity.sop_uid)):
+                return item.work.result().digest if item.work.done() else digest(item.path)
         stored = self._index.known(identity.sop_uid)
         return stored[1] if stored else None
 
@@ -139,7 +146,9 @@ class Worker:
         key = series_key(identity.series_uid)
         series = self._open.get(key)
         if series is None:
-            series = self._open[key] = OpenSeries(key, identity.series_uid, identity.study_uid)
+            series = self._open[key] = OpenSeries(
+                key, identity.series_uid, identity.study_uid, identity.protocol, identity.scanner
+            )
             series.pending_since = time.time()
             for earlier in sorted(path.parent.iterdir()):  # of a late slice: those that have a result
                 if earlier != path:
@@ -159,12 +168,16 @@ class Worker:
             if key in self._open:
                 self._open[key].asked = True
         sending = self._spool.open_associations()
-        closed = False
-        for series in list(self._open.values()):
-            reason = self._complete(series, sending)
+        begun = False
+        for key, series in list(self._open.items()):
+            reason = None if key in self._closing else self._complete(series, sending)
             if reason and series.done == len(series.items):
-                closed = self._close(series, reason) or closed
-        return closed
+                series.closed_by = reason
+                series.writing = self._writer.submit(self._write, series)
+                self._closing[key] = self._open.pop(key)
+                self._index.set_series(self._row(series))
+                begun = True
+        return begun
 
     def _complete(self, series: OpenSeries, sending: set[str]) -> str | None:
         now, rules = time.time(), self._settings.series
@@ -176,60 +189,46 @@ class Worker:
             return "quiet"
         return "cap" if now - series.pending_since >= rules.cap_s else None
 
-    def _close(self, series: OpenSeries, reason: str) -> bool:
-        """Write a result; tried again later if the disk does not take it."""
+    def _write(self, series: OpenSeries) -> Manifest:
+        """Write a result and bring it to the disk, on a thread of its own."""
         revision = self._results.newest(series.key) + 1
         before = self._results.latest(series.key) if revision > 1 else None
         part = self._results.begin(series.key, revision)
-        try:
-            outcomes = [item.work.result() for item in series.items.values()]
-            written = self._assessor.write(part, outcomes, revision, _report_uid(before))
-            manifest = self._manifest(series, revision, reason, written)
-            folder = self._results.commit(part, manifest)
-        except (OSError, N2QError) as error:
-            log.error("cannot write a result", extra={"series": series.key, "error": str(error)})
-            series.retry_at = time.time() + 10.0
-            return False
-        del self._open[series.key]
-        self._index.add_result(manifest)
-        self._hand_over(folder, manifest)
-        metrics.RESULT.observe(manifest.latency_s)
-        metrics.SERIES.labels(str(written.summary.get("verdict"))).inc()
-        log.info(
-            "series closed",
-            extra={
-                "series": series.key,
-                "revision": revision,
-                "slices": len(series.items),
-                "closed_by": reason,
-                "latency_s": round(manifest.latency_s, 3),
-            },
-        )
-        return True
+        outcomes = [item.work.result() for item in series.items.values()]
+        written = self._assessor.write(part, outcomes, revision, before.report_uid if before else None)
+        manifest = manifest_of(series, revision, written)
+        self._results.commit(part, manifest)
+        return manifest
 
-    @staticmethod
-    def _manifest(series: OpenSeries, revision: int, reason: str, written: Written) -> Manifest:
-        now = time.time()
-        entries = []
-        for item in series.items.values():
-            outcome = item.work.result()
-            entries.append(
-                SliceEntry(item.sop_uid, outcome.digest, item.path.name, item.arrived, outcome.code)
-            )
-        return Manifest(
-            series_key=series.key,
-            series_uid=series.series_uid,
-            study_uid=series.study_uid,
-            revision=revision,
-            created=now,
-            latency_s=max(0.0, now - series.last),
-            closed_by=reason,
-            model=written.model,
-            conflicts=series.conflicts,
-            slices=tuple(entries),
-            objects=written.objects,
-            summary=written.summary,
-        )
+    def _commit_written(self) -> bool:
+        """Take note of the results that are on the disk; tried again later if the disk did not take one."""
+        done = [
+            series
+            for series in self._closing.values()
+            if series.writing and series.writing.done() and not series.writing.cancelled()
+        ]
+        for series in done:
+            assert series.writing is not None
+            del self._closing[series.key]
+            try:
+                manifest = series.writing.result()
+            except (OSError, N2QError) as error:
+                log.error("cannot write a result", extra={"series": series.key, "error": str(error)})
+                self._open_again(series)
+                continue
+            self._index.add_result(manifest)
+            self._hand_over(self._results.folder(manifest.series_key, manifest.revision), manifest)
+            _count(manifest)
+        return bool(done)
+
+    def _open_again(self, series: OpenSeries) -> None:
+        """Its result could not be written: wait, then try again with what has come meanwhile."""
+        late = self._open.get(series.key)
+        series.items |= late.items if late else {}
+        series.associations |= late.associations if late else set()
+        series.last = max(series.last, late.last if late else 0.0)
+        series.writing, series.retry_at = None, time.time() + 10.0
+        self._open[series.key] = series
 
     def _hand_over(self, folder: Path, manifest: Manifest) -> None:
         """To the outbox; done again if the process dies in between."""
@@ -259,35 +258,49 @@ class Worker:
                     )
                     self._index.add_slice(series.key, entry)
             self._index.set_series(self._row(series))
-        if not self._open:
+        if not self._open and not self._closing:
             self._counted.clear()
 
     def _row(self, series: OpenSeries) -> SeriesRow:
         first = min(item.arrived for item in series.items.values())
         done, received = series.done, len(series.items)
         revision = self._results.newest(series.key)
-        return SeriesRow(series.key, "arriving", first, series.last, revision, received, done, None, {})
+        state = "closing" if series.closed_by else "arriving"
+        summary = {"protocol": series.protocol, "scanner": series.scanner}
+        return SeriesRow(series.key, state, first, series.last, revision, received, done, None, summary)
 
     def facts(self) -> dict[str, Any]:
         """How busy it is; for the status page."""
         waiting = sum(len(series.items) - series.done for series in self._open.values())
-        return {"open_series": len(self._open), "waiting": waiting}
+        return {"open_series": len(self._open) + len(self._closing), "waiting": waiting}
 
     def drain(self) -> None:
-        """Write nothing new: what is not closed is taken up again at the next start."""
+        """Finish the results being written; what is not closed is taken up again at the next start."""
+        self._writer.shutdown(wait=True, cancel_futures=True)
+        self._commit_written()
         self._index.close()
 
     def tidy(self) -> None:
         """Remove what need not be kept any longer."""
-        for key in retention.tidy(self._settings, self._results, self._spool, set(self._open)):
+        for key in retention.tidy(self._settings, self._results, self._spool, {*self._open, *self._closing}):
             self._index.forget_series(key)
         self._index.commit()
 
 
-def _report_uid(manifest: Manifest | None) -> str | None:
-    """SOP Instance UID of the structured report of a result."""
-    objects = manifest.objects if manifest else ()
-    return next((each.sop_instance for each in objects if each.kind == "report"), None)
+def _count(manifest: Manifest) -> None:
+    """Say in metrics and log that a series has a result."""
+    metrics.RESULT.observe(manifest.latency_s)
+    metrics.SERIES.labels(str(manifest.summary.get("verdict"))).inc()
+    log.info(
+        "series closed",
+        extra={
+            "series": manifest.series_key,
+            "revision": manifest.revision,
+            "slices": len(manifest.slices),
+            "closed_by": manifest.closed_by,
+            "latency_s": round(manifest.latency_s, 3),
+        },
+    )
 
 
 def work(settings: Settings, stop: threading.Event) -> None:

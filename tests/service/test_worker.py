@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
@@ -56,8 +58,11 @@ class Bench:
             dataset.save_as(buffer, enforce_file_format=True)
             self.spool.store((buffer.getvalue(),), association, number)
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float = 0.0) -> None:
+        """Let time pass, and results be written."""
         self.offset += seconds
+        self.worker.step()
+        self.worker._writer.submit(int).result()  # the writer is through with what came before
         self.worker.step()
 
     def results(self) -> list[tuple[int, list[str]]]:
@@ -95,7 +100,7 @@ def test_a_series_stays_open_while_an_association_that_carried_it_is(bench: Benc
     bench.wait(60)
     assert bench.results() == []
     bench.spool.close_association(association)
-    bench.worker.step()
+    bench.wait()
     assert bench.results() == [(1, ["1"])]
 
 
@@ -113,7 +118,7 @@ def test_a_series_said_to_be_complete_closes_at_once(bench: Bench) -> None:
     bench.send(1, 2)
     bench.worker.step()
     bench.spool.ask_to_close(slice_dataset(1).SeriesInstanceUID)
-    bench.worker.step()
+    bench.wait()
     assert bench.results() == [(1, ["1", "2"])]
 
 
@@ -214,9 +219,8 @@ def test_a_worker_killed_while_it_writes_leaves_no_half_result(
     bench.worker.step()
     with monkeypatch.context() as patch:
         patch.setattr(Results, "commit", killed)
-        bench.offset += 11
         with pytest.raises(Killed):
-            bench.worker.step()
+            bench.wait(11)
     assert list((bench.settings.data / "results" / KEY).glob(".r001.part"))
     bench.restart()
     bench.worker.step()
@@ -238,9 +242,8 @@ def test_a_worker_killed_between_result_and_outbox_queues_it_once(
     bench.worker.step()
     with monkeypatch.context() as patch:
         patch.setattr(module.outbox, "queue", killed)
-        bench.offset += 11
         with pytest.raises(Killed):
-            bench.worker.step()
+            bench.wait(11)
     bench.restart()
     assert len(outbox.read_entries(bench.settings.data, "pending")) == 1
     bench.restart()
@@ -304,3 +307,29 @@ def test_a_result_that_cannot_be_written_is_tried_again(
     assert bench.results() == []
     bench.wait(11)
     assert bench.results() == [(1, ["1"])]
+
+
+def test_a_slice_that_comes_while_the_result_is_written_makes_the_next_one(bench: Bench) -> None:
+    may_write = threading.Event()
+    write = bench.assessor.write
+
+    def slow(*arguments: Any) -> Any:
+        may_write.wait(10)
+        return write(*arguments)
+
+    bench.assessor.write = slow
+    bench.send(1, 2)
+    bench.worker.step()
+    bench.offset += 11
+    bench.worker.step()
+    assert recent_series(bench.settings.data, 0)[0].state == "closing"
+    bench.send(3)
+    bench.send(1)  # and one that is known
+    bench.worker.step()
+    bench.offset += 11
+    bench.worker.step()
+    assert bench.results() == []
+    may_write.set()
+    bench.wait()
+    bench.wait()
+    assert bench.results() == [(1, ["1", "2"]), (2, ["1", "2", "3"])]
