@@ -134,7 +134,7 @@ def test_a_late_slice_makes_a_second_result_of_all(bench: Bench) -> None:
 
 def test_the_same_slice_again_is_no_news(bench: Bench) -> None:
     bench.send(1, 2)
-    bench.send(2)
+    bench.send(2, association="b" * 16)
     bench.worker.step()
     bench.send(1)
     bench.wait(11)
@@ -150,7 +150,7 @@ def test_other_bytes_under_a_known_uid_are_set_aside_and_counted(bench: Bench) -
         dataset.PixelData = bytes(len(dataset.PixelData))
 
     bench.send(1)
-    bench.send(1, change=other)
+    bench.send(1, association="b" * 16, change=other)
     bench.worker.step()
     bench.wait(11)
     results = Results(bench.settings.data)
