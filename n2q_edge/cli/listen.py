@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def listen(
     config: Annotated[
-        Path | None, typer.Option(help="TOML with every setting (docs/listen.md); loopback without one.")
+        Path | None,
+        typer.Option(help="TOML with every setting (docs/reference/listen.md); loopback without one."),
     ] = None,
     watch: Annotated[Path | None, typer.Option(help="Take files from this folder, too.")] = None,
     with_phi: Annotated[

@@ -1,4 +1,4 @@
-"""What a node is told: every table of its TOML file is a dataclass, every key a field (docs/listen.md)."""
+"""What a node is told. Every table of its TOML file is a dataclass, every key a field."""
 
 from __future__ import annotations
 

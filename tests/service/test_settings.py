@@ -9,7 +9,7 @@ from n2q_edge.errors import UsageError
 from n2q_edge.service import settings
 from n2q_edge.service.configuration import dumps, load, loads
 
-DOCS = Path(__file__).parents[2] / "docs" / "listen.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "listen.md"
 
 
 def write(folder: Path, text: str) -> Path:
