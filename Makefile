@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 DEMO_OUT ?= demo
+WORKERS ?= auto
 
-.PHONY: help demo test lint format bench fuzz clean
+.PHONY: help demo test lint docs dist format bench fuzz clean
 
 help:
-	@echo "make demo   synthetic CT series -> quality report (own environment, no PyTorch)"
-	@echo "make test   lint, types and tests (own environment)"
-	@echo "make lint   ruff and mypy only"
-	@echo "make format ruff format"
-	@echo "make fuzz   30,000 damaged files through reader and command line (about five minutes)"
-	@echo "make bench  every figure of the README's performance section (about ten minutes on two idle cores)"
+	@echo "make demo    one synthetic patient at two doses -> quality report (own environment, no PyTorch)"
+	@echo "make test    lint, types and tests (own environment); WORKERS=1 runs one test at a time"
+	@echo "make lint    ruff, mypy, and no large files"
+	@echo "make docs    the documentation site, in build/docs"
+	@echo "make dist    sdist and wheel, checked; the wheel assesses a phantom in a bare environment"
+	@echo "make format  ruff format"
+	@echo "make fuzz    30,000 damaged files through reader and command line (about five minutes)"
+	@echo "make bench   every speed figure (about ten minutes on two idle cores)"
 
 # An environment is fresh when its stamp is newer than pyproject.toml.
 $(VENV)/.stamp: pyproject.toml
@@ -29,19 +32,29 @@ $(DEMO_VENV)/.stamp: pyproject.toml
 
 demo: $(DEMO_VENV)/.stamp
 	rm -rf $(DEMO_OUT)
-	$(DEMO_VENV)/bin/n2q-edge phantom $(DEMO_OUT)/series --slices 24 --dose 25
+	$(DEMO_VENV)/bin/n2q-edge phantom $(DEMO_OUT)/series --dose 25 --full-dose
 	$(DEMO_VENV)/bin/n2q-edge assess $(DEMO_OUT)/series -o $(DEMO_OUT)/report
 	@echo
-	@echo "Pictures and report:"
-	@find $(DEMO_OUT)/report -type f | sort | sed 's/^/  /'
+	@echo "One patient at full dose and at a quarter of it, side by side: open $(DEMO_OUT)/report/report.html"
 
 lint: $(VENV)/.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python .ci/large_files.py
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(WORKERS)
+
+docs: $(VENV)/.stamp
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
+dist: $(VENV)/.stamp
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist
+	$(VENV)/bin/python -m twine check --strict dist/*
+	.ci/try_wheel $(VENV)/bin/python
 
 format: $(VENV)/.stamp
 	$(VENV)/bin/ruff format .
@@ -56,4 +69,4 @@ fuzz: $(VENV)/.stamp
 	$(VENV)/bin/python -m tests.fuzz --inputs 30000 --seed 1 $(FUZZ)
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -17,6 +17,7 @@ from n2q_edge.errors import ModelError, require
 from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.runtimes.checks import INPUT_NAME
 from n2q_edge.runtimes.libraries import first_line, import_onnxruntime
+from n2q_edge.spec import REFERENCE_INPUT
 
 EXTRA = "train"
 Shapes = Mapping[str, Sequence[int]]
@@ -103,9 +104,12 @@ def _shapes(model: Any, hu: FloatArray, onnx: Any) -> dict[str, tuple[int, ...]]
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = library.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    values = session.run(names, {INPUT_NAME: hu})
+    inputs = {INPUT_NAME: hu}
+    if any(port.name == REFERENCE_INPUT for port in model.graph.input):
+        inputs[REFERENCE_INPUT] = np.zeros(len(hu), dtype=np.float32)
+    values = session.run(names, inputs)
     found = {name: np.shape(value) for name, value in zip(names, values, strict=True)}
-    found[INPUT_NAME] = hu.shape
+    found.update({name: array.shape for name, array in inputs.items()})
     found.update({tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer})
     return found
 

@@ -20,7 +20,7 @@ from benchmarks.marks import fill
 from n2q_edge.model.export import export_model
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPORT, MODELS = ROOT / "export", ROOT / "n2q_edge" / "models"
+EXPORT, MODELS = ROOT / "export", ROOT / "n2q_edge" / "released_models"
 FIGURES, DOSES = "<!-- figures of {} -->", "<!-- figures of {} by dose -->"
 
 ROWS = (

@@ -1,4 +1,4 @@
-"""The node under load: slices per second on one and three associations while assessing, and the response's p95.
+"""The node under load: slices per second on one and three associations while assessing, response times.
 
     python -m benchmarks.service [--slices 400] [--associations 1 3] [--kill]
 

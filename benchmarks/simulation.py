@@ -23,20 +23,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from n2q_edge.dicom import LoadedSlice, iter_slices, scan
 from n2q_edge.files import write_file
 from n2q_edge.machine import describe_machine
 from n2q_edge.quality import scores
+from n2q_edge.simulation.calibration import solid_tissue
 from n2q_edge.simulation.noise import (
     DEFAULT_ELECTRONIC_QUANTA,
     WATER_ATTENUATION,
     FloatArray,
     inserted_noise,
-    local_std,
     noise_basis,
+    normals,
     relative_fluence,
-    soft_tissue,
 )
 from n2q_edge.simulation.projector import Geometry, filtered_back_projection, forward_project
 from n2q_edge.simulation.series import QUANTA_PER_MM
@@ -55,6 +56,7 @@ SHOWN_DOSE = 0.1
 SCANS = 4
 PATCH_MM = 48.0  # a side: of phantoms, where tissue is uniform
 SMALL_PATCH = 32  # pixels a side: of patients
+COARSE = 3.0  # pixels: what is coarser is anatomy
 FLATTEST = 24  # patches of a slice
 SLICES = 3  # of a series
 BIN = 0.04  # 1/mm, of the radial noise power spectrum
@@ -143,7 +145,7 @@ def _grid_mm() -> Curve:
 def measure_phantom(phantom: Phantom, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the insertion makes of full-dose scans of a phantom; the numbers, and what the figure shows."""
     full = phantom.counted(1.0, rng)
-    bases = [noise_basis(image, PIXEL_MM, rng, quantum=2, electronic=1) for image in full]
+    bases = [noise_basis(image, PIXEL_MM, normals(rng), quantum=2, electronic=1) for image in full]
     rows, shown = [], {}
     for dose in DOSES:
         truth = phantom.counted(dose, rng)
@@ -158,7 +160,6 @@ def measure_phantom(phantom: Phantom, rng: np.random.Generator) -> tuple[dict[st
             }
     numbers = {
         "kernel_cutoff": phantom.cutoff,
-        "cutoff_found": [round(basis.cutoff, 3) for basis in bases],
         "full_dose_noise_hu": round(_std(full, phantom.centre), 2),
         "doses": rows,
         "nps": {name: describe(*curve) for name, curve in spectra.items()},
@@ -254,23 +255,17 @@ def measure_series(
     """Inserted noise against the own noise of slices of one series."""
     own: list[FloatArray] = []
     inserted: list[FloatArray] = []
-    ratios: dict[float, list[float]] = {dose: [] for dose in DOSES}
-    means, cutoffs = [], []
+    means = []
     pixel_mm = 1.0
     for loaded in slices:
         hu = loaded.hu
         spacing = loaded.pixel_spacing_mm
         assert spacing is not None
         pixel_mm = spacing[0]
-        basis = noise_basis(hu, pixel_mm, rng, quantum=2, electronic=1)
-        cutoffs.append(basis.cutoff)
+        basis = noise_basis(hu, pixel_mm, normals(rng), quantum=2, electronic=1)
         body = scores.body_mask(hu, spacing)
-        level = scores.global_noise_level(hu, body, spacing)
         for dose in DOSES:
             noise = inserted_noise(basis, dose, rng)
-            low = scores.global_noise_level(hu + noise, body, spacing)
-            if level and low:
-                ratios[dose].append(low / level * dose**0.5)
             means.append(float(noise[body].mean() / noise[body].std()))
         places = flattest(hu)
         own += [hu[place] for place in places]
@@ -278,8 +273,6 @@ def measure_series(
     spectra = {"own, full dose": radial(own, pixel_mm), "inserted": radial(inserted, pixel_mm)}
     numbers = {
         "slices": len(slices),
-        "cutoff_found": [round(cutoff, 3) for cutoff in cutoffs],
-        "noise_over_law": {f"{dose:g}": round(float(np.mean(found)), 3) for dose, found in ratios.items()},
         "largest_mean_over_std": round(max(map(abs, means)), 4),
         "nps_above_anatomy": {key: describe(*curve, ANATOMY_PER_MM) for key, curve in spectra.items()},
     }
@@ -288,14 +281,15 @@ def measure_series(
 
 def flattest(hu: FloatArray) -> list[tuple[slice, slice]]:
     """The patches of soft tissue with the least structure, which do not overlap by more than half."""
-    soft, std = soft_tissue(hu), local_std(hu)
+    soft = solid_tissue(hu)
+    calm = ndimage.gaussian_filter(hu.astype(np.float64), COARSE)
     half = SMALL_PATCH // 2
     found = []
     for row in range(0, hu.shape[0] - SMALL_PATCH, half):
         for column in range(0, hu.shape[1] - SMALL_PATCH, half):
             place = (slice(row, row + SMALL_PATCH), slice(column, column + SMALL_PATCH))
             if soft[place].all():
-                found.append((float(np.percentile(std[place], 90)), row, place))
+                found.append((float(calm[place].std()), row, place))
     return [place for _, _, place in sorted(found, key=lambda item: item[:2])[:FLATTEST]]
 
 
@@ -305,7 +299,7 @@ def read_series(data: Path, patient: str, kernel: str) -> list[LoadedSlice]:
         rows = [row for row in csv.DictReader(lines) if (row["patient"], row["kernel"]) == (patient, kernel)]
     series = max(scan([data / row["path"] for row in rows]).series, key=lambda one: len(one.slices))
     loaded = [item for item in iter_slices(series) if isinstance(item, LoadedSlice)]
-    return sorted(loaded, key=lambda item: -int(soft_tissue(item.hu).sum()))[:SLICES]
+    return sorted(loaded, key=lambda item: -int(solid_tissue(item.hu).sum()))[:SLICES]
 
 
 # ---------------------------------------------------------------------------------------------------- figure

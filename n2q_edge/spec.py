@@ -19,6 +19,10 @@ HU_MIN = -1024.0
 HU_MAX = 3071.0
 DOSE_LEVELS = (0.05, 0.10, 0.25, 0.50, 0.75)
 
+HU_INPUT = "hu"
+REFERENCE_INPUT = "reference_noise_hu"
+INPUTS = ((HU_INPUT,), (HU_INPUT, REFERENCE_INPUT))
+MAP_CELLS = (1, 2, 4, 8)
 REQUIRED_OUTPUTS = ("quality_map",)
 OPTIONAL_OUTPUTS = ("dose_probabilities", "noise_map", "log_variance")
 
@@ -65,7 +69,10 @@ class ModelSpec:
         size_multiple: H and W of the input must be multiples of it.
         dose_levels: dose fractions the model is made for, ascending: the K classes of its dose head, if it
             has one (see `predicted_doses`).
+        inputs: names of the graph's inputs, in order: `hu`, and `reference_noise_hu` if the model takes the
+            noise of the full-dose twin (float32 [N], HU, 0 for unknown).
         outputs: names of the graph's outputs, in order, `quality_map` first.
+        map_cell: pixels a side of one value of `noise_map` and `log_variance`; 1 is full resolution.
         ssim: the SSIM definition behind the quality map.
         precision: precision of the weights: `fp32`, `fp16`, `fp16-norm32` or `int8`.
         training: provenance: data, steps, seed, metrics, attribution. Free-form JSON.
@@ -79,7 +86,9 @@ class ModelSpec:
     window_width: float = 300.0
     size_multiple: int = 16
     dose_levels: tuple[float, ...] = DOSE_LEVELS
+    inputs: tuple[str, ...] = (HU_INPUT,)
     outputs: tuple[str, ...] = (*REQUIRED_OUTPUTS, "dose_probabilities")
+    map_cell: int = 1
     ssim: SsimDefinition = field(default_factory=SsimDefinition)
     precision: str = "fp32"
     training: dict[str, Any] = field(default_factory=dict)
@@ -96,8 +105,19 @@ class ModelSpec:
                 f"model {self.name!r}: outputs {list(self.outputs)} are not "
                 f"{list(REQUIRED_OUTPUTS)} plus any of {list(OPTIONAL_OUTPUTS)}"
             )
+        if self.inputs not in INPUTS:
+            raise ModelError(
+                f"model {self.name!r}: inputs {list(self.inputs)} are not one of {[list(i) for i in INPUTS]}"
+            )
+        if self.map_cell not in MAP_CELLS or self.size_multiple % self.map_cell:
+            raise ModelError(f"model {self.name!r}: map_cell {self.map_cell} is not one of {MAP_CELLS}")
         if self.window_width <= 0 or self.size_multiple < 1 or not self.dose_levels:
             raise ModelError(f"model {self.name!r}: window width, size multiple or dose levels out of range")
+
+    @property
+    def takes_reference(self) -> bool:
+        """The model has the input `reference_noise_hu`."""
+        return REFERENCE_INPUT in self.inputs
 
     @property
     def predicted_doses(self) -> tuple[float, ...]:
@@ -126,6 +146,7 @@ class ModelSpec:
             fields["ssim"] = SsimDefinition(**fields["ssim"])
             fields["dose_levels"] = tuple(float(level) for level in fields["dose_levels"])
             fields["outputs"] = tuple(fields["outputs"])
+            fields["inputs"] = tuple(fields.get("inputs", (HU_INPUT,)))  # older files have one
             fields["domain"] = _domain(fields.get("domain"))
             return cls(**fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

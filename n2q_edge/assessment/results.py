@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from n2q_edge.assessment.summary import SeriesSummary, summarize
 from n2q_edge.assessment.timing import StageTimes
 from n2q_edge.dicom import Rejected, Series, Skipped, SliceRef
 from n2q_edge.errors import ExitCode
 from n2q_edge.quality.domain import Deviation
-from n2q_edge.quality.policy import Judgement, Policy
+from n2q_edge.quality.policy import Policy, load_policy
 from n2q_edge.quality.regions import RegionScore
 from n2q_edge.quality.scores import BoolArray, Dose, Quality
 from n2q_edge.runtimes.base import FloatArray
@@ -56,12 +56,16 @@ Rejection: TypeAlias = Rejected | ModelRejected
 
 @dataclass(frozen=True, slots=True)
 class SliceImages:
-    """What pictures of a slice need, each [H,W]: HU, predicted SSIM, body mask, the model's noise map."""
+    """What pictures of a slice need, each [H,W]: HU, predicted SSIM, body mask, the model's noise map.
+
+    The noise map has one value for `map_cell` x `map_cell` pixels (see `ModelSpec.map_cell`).
+    """
 
     hu: FloatArray
     quality_map: FloatArray
     mask: BoolArray
     noise_map: FloatArray | None = None
+    map_cell: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +109,9 @@ class SeriesReport:
     Attributes:
         number: place in the run, from 1.
         series: identity, protocol and flags.
+        policy: what judges it.
         slices: in z order, without pixels.
-        worst: the slices of the lowest mean quality, worst first, with pixels.
+        worst: the worst slices, spread along the series, worst first; with pixels, if they were to be kept.
         seconds: by the clock, from when its first slice was begun to its last result, warm-up not. The next
             series is begun a few slices before the end of this one.
         began: when its first slice was begun, ms of `timing.now_ms`.
@@ -114,25 +119,16 @@ class SeriesReport:
 
     number: int
     series: Series
+    policy: Policy = field(default_factory=load_policy, repr=False)
     slices: list[SliceResult] = field(default_factory=list)
     worst: list[SliceResult] = field(default_factory=list)
     seconds: float = 0.0
     began: float = field(default=math.inf, repr=False)
 
-    @property
-    def mean_quality(self) -> float | None:
-        """Mean over slices of the body-mean quality; None if no slice has one."""
-        means = self.quality_means
-        return statistics.fmean(means) if means else None
-
-    @property
-    def quality_means(self) -> list[float]:
-        """Body-mean quality of every slice that has one, in z order."""
-        return [result.quality.mean for result in self.slices if result.quality]
-
-    def judge(self, policy: Policy) -> Judgement:
-        """What a policy says about the series."""
-        return policy.judge(self.series.protocol, self.quality_means)
+    @cached_property
+    def summary(self) -> SeriesSummary:
+        """What is said of the series; computed when it is first read, which must be after its last slice."""
+        return summarize(self)
 
 
 @dataclass
@@ -147,6 +143,7 @@ class Assessment:
         files_seen: files found under the paths given.
         skipped: files that are no CT images.
         rejected: files and slices that should have been assessed and could not be.
+        policy: what judges the series.
         series: in the order they were assessed.
         complete: False if it was interrupted.
     """
@@ -158,6 +155,7 @@ class Assessment:
     files_seen: int
     skipped: list[Skipped]
     rejected: list[Rejection]
+    policy: Policy = field(default_factory=load_policy, repr=False)
     series: list[SeriesReport] = field(default_factory=list)
     complete: bool = True
 
@@ -166,31 +164,21 @@ class Assessment:
         """Slices with a result."""
         return sum(len(report.slices) for report in self.series)
 
-    def exit_code(self, fail_below: float | None = None, policy: Policy | None = None) -> ExitCode:
+    def exit_code(self, fail_below: float | None = None) -> ExitCode:
         """What the process should say; the first that holds.
 
         130 interrupted, 4 nothing assessed, 10 a series' mean quality is below `fail_below` or its verdict is
-        one that `policy` wants an exit code for, 3 some inputs were rejected, 0. Low quality outranks a
+        one that the policy wants an exit code for, 3 some inputs were rejected, 0. Low quality outranks a
         rejected file: it is what the caller asked to be told.
         """
         if not self.complete:
             return ExitCode.INTERRUPTED
         if not self.slices_assessed:
             return ExitCode.NOTHING_ASSESSED
-        means = [report.mean_quality for report in self.series]
-        if fail_below is not None and any(mean is not None and mean < fail_below for mean in means):
+        summaries = [report.summary for report in self.series]
+        means = [summary.quality.mean for summary in summaries if summary.quality]
+        if fail_below is not None and any(mean < fail_below for mean in means):
             return ExitCode.BELOW_THRESHOLD
-        if policy and any(report.judge(policy).verdict in policy.exit_code_on for report in self.series):
+        if any(summary.verdict.verdict in self.policy.exit_code_on for summary in summaries):
             return ExitCode.BELOW_THRESHOLD
         return ExitCode.PARTIAL if self.rejected else ExitCode.OK
-
-
-def worst_slices(slices: Sequence[SliceResult], count: int) -> list[SliceResult]:
-    """The `count` slices of the lowest mean quality, worst first."""
-    return sorted((result for result in slices if result.quality), key=mean_quality)[:count]
-
-
-def mean_quality(result: SliceResult) -> float:
-    """The body-mean quality of a slice that has one."""
-    assert result.quality is not None
-    return result.quality.mean

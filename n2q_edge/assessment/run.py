@@ -4,7 +4,7 @@
         for outcome in assess_series(series, runtime):
             ...
 
-Several slices are at work at once (see `pipeline`), across series, too. Memory does not grow with the
+Several slices are at work at once (see `lanes`), across series, too. Memory does not grow with the
 number of slices: a result keeps its pictures only if the caller keeps the result, and `assess` keeps those of
 the worst slices.
 """
@@ -29,13 +29,14 @@ from n2q_edge.assessment.results import (
     Rejection,
     SeriesReport,
     SliceResult,
-    mean_quality,
 )
 from n2q_edge.assessment.slice_result import Arrived, Regions, slice_result, tissue_regions
 from n2q_edge.assessment.timing import now_ms, overlap_ms
+from n2q_edge.assessment.worst import WorstSlices
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader, SliceRef
 from n2q_edge.errors import ModelError
 from n2q_edge.malloc import keep_freed_memory
+from n2q_edge.quality.policy import Policy, load_policy
 from n2q_edge.runtimes.base import FloatArray, Runtime
 from n2q_edge.spec import HU_MAX, HU_MIN
 
@@ -55,7 +56,9 @@ def assess(
     runtime: Runtime,
     *,
     batch: int = 1,
-    keep_worst: int = 0,
+    policy: Policy | None = None,
+    worst: int = 5,
+    keep_images: bool = False,
     on_outcome: Callable[[SliceResult | Rejection], None] | None = None,
     regions: Regions = tissue_regions,
     collector: Collector | None = None,
@@ -68,11 +71,14 @@ def assess(
         inventory: what `dicom.scan` found.
         runtime: an open model.
         batch: slices an inference; more than 1 helps a GPU's throughput and costs latency.
-        keep_worst: slices of every series to keep the pixels of.
+        policy: what judges the series; the default policy if not given.
+        worst: how many worst slices of every series to name.
+        keep_images: whether these keep their pixels.
         on_outcome: called after every slice, for a progress bar.
         regions: what to score beside the whole body.
         collector: gets every slice with its pixels.
     """
+    policy = policy or load_policy()
     assessment = Assessment(
         spec=runtime.spec,
         runtime=runtime.describe(),
@@ -81,16 +87,24 @@ def assess(
         files_seen=inventory.files_seen,
         skipped=list(inventory.skipped),
         rejected=list(inventory.rejected),
+        policy=policy,
     )
-    reports = [SeriesReport(number, series) for number, series in enumerate(inventory.series, start=1)]
+    numbered = enumerate(inventory.series, start=1)
+    reports = [SeriesReport(number, series, policy) for number, series in numbered]
     try:
         with closing(_stream(inventory.series, runtime, batch, regions)) as stream:
             for report in reports:
                 assessment.series.append(report)
-                for done in islice(stream, len(report.series.slices)):
-                    _take(done, report, assessment, keep_worst, collector)
-                    if on_outcome:
-                        on_outcome(done.outcome)
+                selection = WorstSlices(worst, len(report.series.slices))
+                try:
+                    for done in islice(stream, len(report.series.slices)):
+                        _take(done, report, assessment, collector)
+                        if isinstance(done.outcome, SliceResult):
+                            selection.add(done.outcome if keep_images else replace(done.outcome, images=None))
+                        if on_outcome:
+                            on_outcome(done.outcome)
+                finally:
+                    report.worst = selection.chosen()
                 if collector:
                     collector.finish(report)
     except KeyboardInterrupt:
@@ -109,13 +123,11 @@ def _take(
     done: Done,
     report: SeriesReport,
     assessment: Assessment,
-    keep_worst: int,
     collector: Collector | None,
 ) -> None:
     """Add one outcome to the report of its series."""
     if isinstance(done.outcome, SliceResult):
         report.slices.append(replace(done.outcome, images=None))
-        _keep_worst(report, done.outcome, keep_worst)
         if collector:
             collector.add(report, done.outcome)
     else:
@@ -123,13 +135,6 @@ def _take(
     report.began = min(report.began, done.began)
     span = (report.began, now_ms())
     report.seconds = (span[1] - span[0] - overlap_ms(span, done.warm_ups)) / 1000
-
-
-def _keep_worst(report: SeriesReport, result: SliceResult, count: int) -> None:
-    if result.quality and count:
-        report.worst.append(result)
-        report.worst.sort(key=mean_quality)
-        del report.worst[count:]
 
 
 # ------------------------------------------------------------------------------------------------- streaming

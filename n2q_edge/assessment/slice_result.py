@@ -61,16 +61,19 @@ def slice_result(
     crop = np.s_[row, 0, :height, :width]
     # Copies: kept outputs would be holes in the runtime's memory, and one slice's would be the whole batch's.
     quality_map = inference.quality_map[crop].copy()
-    noise_map = None if inference.noise_map is None else inference.noise_map[crop].copy()
-    log_variance = None if inference.log_variance is None else inference.log_variance[crop]
+    cells = np.s_[row, 0, : -(-height // spec.map_cell), : -(-width // spec.map_cell)]
+    noise_map = None if inference.noise_map is None else inference.noise_map[cells].copy()
+    log_variance = None if inference.log_variance is None else inference.log_variance[cells]
     mask = scores.body_mask(loaded.hu, loaded.pixel_spacing_mm)
     dose = _dose(inference, row, spec)
-    error = None if log_variance is None else scores.expected_error(log_variance, mask)
+    error = None if log_variance is None else scores.expected_error(log_variance, mask, spec.map_cell)
     if not (_finite(quality_map) and _finite(noise_map) and _all_finite(dose, error)):
         return arrived.reject(ModelReason.NON_FINITE_OUTPUT, "NaN or infinity in the model's output")
     quality = scores.quality_scores(quality_map, mask)
     noise = scores.global_noise_level(loaded.hu, mask, loaded.pixel_spacing_mm)
-    model_noise = None if noise_map is None else scores.model_noise(noise_map, loaded.hu, mask)
+    model_noise = None
+    if noise_map is not None:
+        model_noise = scores.model_noise(noise_map, loaded.hu, mask, spec.map_cell)
     regional: tuple[RegionScore, ...] = ()
     if quality:
         regional = region_scores(quality_map, regions(loaded, mask), loaded.pixel_spacing_mm)
@@ -90,7 +93,7 @@ def slice_result(
         expected_error=error,
         flags=(*loaded.ref.flags, *(flag for flag, holds in found.items() if holds)),
         times=_times(arrived, inference, began, now_ms(), warm_up),
-        images=SliceImages(loaded.hu, quality_map, mask, noise_map),
+        images=SliceImages(loaded.hu, quality_map, mask, noise_map, spec.map_cell),
         regions=regional,
         out_of_domain=strange,
     )

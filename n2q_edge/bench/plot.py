@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from n2q_edge.bench.table import machine_line
-from n2q_edge.errors import UsageError
+from n2q_edge.errors import UsageError, require
 from n2q_edge.files import write_file
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def check_name(path: Path) -> None:
-    """Raise a `UsageError` if `path` is no name of a picture."""
+def check(path: Path) -> None:
+    """Whether a plot can be drawn: to be asked before anything is measured for it.
+
+    Raises:
+        UsageError: `path` is not the name of a picture.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    require("matplotlib", "bench")
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"a plot must be named *{', *'.join(SUFFIXES)}, not {path}")
 
@@ -23,10 +29,11 @@ def write(document: dict[str, Any], path: Path) -> None:
     """Draw p50 as bars, from the fastest to the slowest sample as a line, idle as a mark.
 
     Raises:
-        UsageError: `path` is no name of a picture.
+        UsageError: `path` is not the name of a picture.
+        MissingDependencyError: matplotlib is not installed.
         OutputError: it cannot be written.
     """
-    check_name(path)
+    check(path)
     from matplotlib.figure import Figure
 
     candidates = document["candidates"]

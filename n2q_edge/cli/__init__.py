@@ -23,6 +23,7 @@ from n2q_edge.cli import (
     inspect,
     listen,
     phantom,
+    reference,
     send,
     simulate,
     targets,
@@ -110,6 +111,7 @@ def _options(
 for command in (
     assess.assess,
     trend.trend,
+    reference.reference,
     export.export,
     build.build,
     targets.targets,

@@ -92,13 +92,15 @@ def assess(
             inventory = scan(paths, on_file=tick)
         organs = _segmentation(seg, inventory) if seg else None
         slices = sum(len(series.slices) for series in inventory.series)
-        objects = _dicom_writer(out, opened, worst, organs, rules) if dicom and out else None
+        objects = _dicom_writer(out, opened, organs) if dicom and out else None
         with ticks("assessing", slices, quiet=quiet) as tick, objects or nullcontext():
             assessment = assess_all(
                 inventory,
                 opened,
                 batch=batch,
-                keep_worst=worst if out else 0,
+                policy=rules,
+                worst=worst,
+                keep_images=out is not None,
                 on_outcome=tick,
                 regions=organs.regions if organs else tissue_regions,
                 collector=objects,
@@ -106,16 +108,14 @@ def assess(
     give_back_freed_memory()  # with the model's
     built = document.build(
         assessment,
-        worst=worst,
         fail_below=fail_below,
-        policy=rules,
         segmentation=seg,
         dicom=objects.series if objects else None,
     )
     try:
         pictures = write_folder(assessment, built, out) if out else []
     finally:  # a full disk loses no result
-        _print_results(assessment, built, worst, rules, as_json=as_json, as_csv=as_csv, quiet=quiet)
+        _print_results(assessment, built, as_json=as_json, as_csv=as_csv, quiet=quiet)
     if out and not quiet:
         note(f"report.html, report.json, slices.csv and {len(pictures)} pictures are in {out}")
     if db:
@@ -123,7 +123,7 @@ def assess(
     _notify(rules, built, quiet=quiet)
     if objects:
         _check_objects(objects, quiet=quiet)
-    code = assessment.exit_code(fail_below, rules)
+    code = assessment.exit_code(fail_below)
     if code is not ExitCode.OK and not quiet:
         note(_EXIT_NOTES[code])
     return int(code)
@@ -143,13 +143,11 @@ def _segmentation(path: Path, inventory: Inventory) -> Segmentation:
     return open_for(path, inventory)
 
 
-def _dicom_writer(
-    out: Path, runtime: Runtime, worst: int, organs: Segmentation | None, policy: Policy
-) -> DicomWriter:
+def _dicom_writer(out: Path, runtime: Runtime, organs: Segmentation | None) -> DicomWriter:
     from n2q_edge.dicom_out.objects import DicomWriter
 
     segments = organs.segments if organs else ()
-    return DicomWriter(out, runtime.spec, runtime.describe(), worst=worst, segments=segments, policy=policy)
+    return DicomWriter(out, runtime.spec, runtime.describe(), segments=segments)
 
 
 def _check_objects(objects: DicomWriter, *, quiet: bool) -> None:
@@ -194,8 +192,6 @@ def _chosen_runtime(facts: dict[str, Any]) -> str:
 def _print_results(
     assessment: Assessment,
     built: dict[str, Any],
-    worst: int,
-    policy: Policy,
     *,
     as_json: bool,
     as_csv: bool,
@@ -215,4 +211,4 @@ def _print_results(
 
             from n2q_edge.report.table import render
 
-            render(assessment, Console(highlight=False), worst=worst, policy=policy)
+            render(assessment, Console(highlight=False))

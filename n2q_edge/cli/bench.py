@@ -66,9 +66,9 @@ def bench(
     files: list[Path | None] = [*models] if models else [None]
     candidates = [Candidate(file, runtime, threads) for file in files for runtime in runtimes or ["auto"]]
     if plot:
-        from n2q_edge.bench.plot import check_name
+        from n2q_edge.bench.plot import check
 
-        check_name(plot)
+        check(plot)
     with gauge(quiet=quiet) as show:
         measured = document.build(measure(candidates, plan, loadgen=loadgen, on_step=show))
     if json_out:

@@ -52,6 +52,9 @@ def train(
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile the loss: faster steps, a minute of preparation.")
     ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Compact networks: layers in bfloat16, if the device has it.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
 ) -> int:
     """Train systems on simulated or measured low doses of CT series, and evaluate them on other patients.
@@ -87,6 +90,7 @@ def train(
                 teacher=teacher,
                 evaluation=evaluation,
                 compiled=compiled,
+                bf16=bf16,
                 resume=resume,
                 on_slice=on_slice,
                 on_step=lambda progress: show(progress.fraction, f"step {progress.step}"),

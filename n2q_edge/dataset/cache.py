@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from n2q_edge.simulation.noise import NoiseBasis, dose_factors, noise_basis
+from n2q_edge.quality.scores import body_mask, global_noise_level
+from n2q_edge.simulation.noise import NoiseBasis, dose_factors, noise_basis, normals
 
 QUANTUM_IMAGES = 6
 ELECTRONIC_IMAGES = 2
 STD_BLOCK = 8  # pixels a side: the grid of the noise-map target
-VERSION = 1
+VERSION = 2  # of the way noise is made: entries of another are not used
 NOT_STORED = ("folder", "key", "thickness_mm")  # of a `CachedSlice`
 
 
@@ -38,8 +39,9 @@ class CachedSlice:
         patient: patient ID, hashed: only equality matters.
         split: `train`, `test` or another name from an index.
         pixel_mm: pixel spacing, mm.
-        cutoff: apodisation that matches its kernel; 0 where the noise was measured.
         electronic_quanta: Ne; 0 where the noise was measured.
+        noise_hu: model-free noise of the full-dose slice (`quality.scores.global_noise_level`); None if it
+            cannot be measured.
         quantum_images: how many of its noise images are quantum noise.
         thickness_mm: slice thickness of the header, None if unknown; not stored in the cache.
     """
@@ -49,9 +51,9 @@ class CachedSlice:
     patient: str
     split: str
     pixel_mm: float
-    cutoff: float
     electronic_quanta: float
-    quantum_images: int = QUANTUM_IMAGES  # entries that do not say are older than measured pairs
+    noise_hu: float | None
+    quantum_images: int
     thickness_mm: float | None = None
 
     def hu(self) -> NDArray[np.int16]:
@@ -70,7 +72,7 @@ class CachedSlice:
         """The noise images as `simulation.noise` takes them."""
         images = np.asarray(self.noise(), dtype=np.float32)
         quantum, electronic = images[: self.quantum_images], images[self.quantum_images :]
-        return NoiseBasis(quantum, electronic, self.electronic_quanta, self.cutoff)
+        return NoiseBasis(quantum, electronic, self.electronic_quanta)
 
     def _array(self, name: str) -> NDArray[Any]:
         return _mapped(self.folder / f"{self.key}.{name}.npy")
@@ -115,8 +117,10 @@ def store(folder: Path, source: SourceSlice) -> CachedSlice:
         ValueError: the slice is not square.
     """
     key = slice_key(source.identity)
-    rng = np.random.default_rng(int(key, 16))
-    basis = noise_basis(source.hu, source.pixel_mm, rng, quantum=QUANTUM_IMAGES, electronic=ELECTRONIC_IMAGES)
+    draw = normals(np.random.default_rng(int(key, 16)))
+    basis = noise_basis(
+        source.hu, source.pixel_mm, draw, quantum=QUANTUM_IMAGES, electronic=ELECTRONIC_IMAGES
+    )
     return _write(folder, key, source, basis)
 
 
@@ -137,7 +141,7 @@ def store_pair(folder: Path, source: SourceSlice, low: NDArray[np.float32], dose
     """
     factor, _ = dose_factors(dose)
     quantum = (low - source.hu)[None] / np.float32(factor)
-    basis = NoiseBasis(quantum, quantum[:0], electronic_quanta=0.0, cutoff=0.0)
+    basis = NoiseBasis(quantum, quantum[:0], electronic_quanta=0.0)
     return _write(folder, slice_key(source.identity), source, basis)
 
 
@@ -153,8 +157,8 @@ def _write(folder: Path, key: str, source: SourceSlice, basis: NoiseBasis) -> Ca
         source.patient,
         source.split,
         source.pixel_mm,
-        basis.cutoff,
         basis.electronic_quanta,
+        _noise_hu(source),
         len(basis.quantum),
     )
     description = {name: value for name, value in asdict(cached).items() if name not in NOT_STORED}
@@ -162,6 +166,11 @@ def _write(folder: Path, key: str, source: SourceSlice, basis: NoiseBasis) -> Ca
     partial.write_text(json.dumps(description))
     partial.replace(folder / f"{key}.json")
     return cached
+
+
+def _noise_hu(source: SourceSlice) -> float | None:
+    spacing = (source.pixel_mm, source.pixel_mm)
+    return global_noise_level(source.hu, body_mask(source.hu, spacing), spacing)
 
 
 def _local_std(images: NDArray[np.float32]) -> NDArray[np.float32]:

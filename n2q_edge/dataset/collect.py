@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pydicom
-
 from n2q_edge.dataset import cache
 from n2q_edge.dataset.cache import CachedSlice, SourceSlice
 from n2q_edge.dataset.pairs import MeasuredPairs, Pair, match, same_anatomy
 from n2q_edge.dicom import Rejected, SliceReader, SliceRef, scan
 from n2q_edge.errors import UsageError
-from n2q_edge.simulation.noise import NoiseCalibrationError
+from n2q_edge.simulation.calibration import NoiseCalibrationError
 
 INDEX = "index.csv"  # columns `path`, `patient`, `split`: an explicit split that comes with the data
 HELD_OUT_SHARE = 0.2
@@ -149,7 +147,7 @@ def _source(
         return f"{ref.path}: {rows}x{columns} is not a square multiple of {cache.STD_BLOCK}"
     if loaded.pixel_spacing_mm is None:
         return f"{ref.path}: no PixelSpacing"
-    patient, split = named.get(Path(ref.path).resolve()) or _hashed_split(Path(ref.path))
+    patient, split = named.get(Path(ref.path).resolve()) or _hashed_split(ref)
     return SourceSlice(identity, patient, split, loaded.pixel_spacing_mm[0], loaded.hu)
 
 
@@ -169,9 +167,8 @@ def _named_splits(data: Sequence[Path]) -> dict[Path, tuple[str, str]]:
     return named
 
 
-def _hashed_split(path: Path) -> tuple[str, str]:
-    header = pydicom.dcmread(path, specific_tags=["PatientID"], stop_before_pixels=True, force=True)
-    patient = _digest(str(header.get("PatientID", "")) or str(path.parent))
+def _hashed_split(ref: SliceRef) -> tuple[str, str]:
+    patient = ref.patient_key or _digest(str(ref.path.parent))
     return patient, TEST if int(patient[:8], 16) / 0xFFFFFFFF < HELD_OUT_SHARE else TRAIN
 
 

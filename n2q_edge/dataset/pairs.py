@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 
 from n2q_edge.dicom import Series, SliceRef
@@ -125,24 +124,20 @@ class _Stack:
 
     @classmethod
     def of(cls, series: Series) -> _Stack:
-        frame, patient = _identity(series.slices[0])
+        first = series.slices[0]
         placed = [ref for ref in series.slices if ref.position_mm is not None]
-        return cls(series, frame, patient, placed, [float(ref.position_mm or 0.0) for ref in placed])
+        return cls(
+            series,
+            first.frame_of_reference_uid,
+            first.patient_key,
+            placed,
+            [float(ref.position_mm or 0.0) for ref in placed],
+        )
 
     def near(self, position: float) -> list[SliceRef]:
         """Slices within the tolerance of a position along the normal, mm."""
         first = bisect_left(self.positions, position - POSITION_TOLERANCE_MM)
         return self.placed[first : bisect_right(self.positions, position + POSITION_TOLERANCE_MM)]
-
-
-def _identity(ref: SliceRef) -> tuple[str, str]:
-    """Frame of Reference UID and Patient ID; empty where absent, and in archives."""
-    names = ("FrameOfReferenceUID", "PatientID")
-    if ref.source.member is not None:
-        return "", ""
-    header = pydicom.dcmread(ref.path, specific_tags=list(names), stop_before_pixels=True, force=True)
-    frame, patient = (str(header.get(name) or "").strip() for name in names)
-    return frame, patient
 
 
 def _partner_stacks(one: _Stack, stacks: Sequence[_Stack]) -> list[_Stack]:
@@ -157,8 +152,6 @@ def _partner_stacks(one: _Stack, stacks: Sequence[_Stack]) -> list[_Stack]:
 
 def _partner(ref: SliceRef, one: _Stack, stacks: Sequence[_Stack]) -> SliceRef | str:
     """The one low-dose slice that is the same but for its dose, or why there is none."""
-    if ref.source.member is not None:
-        return "inside an archive: unpack it first"
     if not stacks:
         return "no low-dose series has its frame of reference or its patient"
     if ref.position_mm is None:

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from importlib import import_module
 from threading import Lock
 from types import ModuleType
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.dicom.codestream import Codestream, check_jpeg, check_jpeg2000, check_jpeg_ls, check_rle
+from n2q_edge.dicom.codestream import Codestream, check_jpeg, check_jpeg2000, check_jpeg_ls, rle_segments
 from n2q_edge.dicom.reasons import Reason, Refusal
 from n2q_edge.dicom.records import PixelLayout
 
@@ -127,21 +128,27 @@ def _jpeg_ls(data: bytes, layout: PixelLayout) -> Decoded:
 
 
 def _rle(data: bytes, layout: PixelLayout) -> Decoded:
-    check_rle(data, layout.rows * layout.columns, layout.bits_allocated // 8)
+    size, count = layout.rows * layout.columns, layout.bits_allocated // 8
+    unpack = _unpack_bits()
+    planes = np.empty((size, count), np.uint8)
+    for place, segment in enumerate(rle_segments(data, count)):
+        unpacked = np.frombuffer(unpack(segment), np.uint8)
+        # What pads a segment unpacks to zeros, if to anything.
+        if unpacked.size < size or unpacked[size:].any():
+            raise Refusal(Reason.CORRUPT_PIXEL_DATA, "an RLE segment does not unpack to one byte a pixel")
+        planes[:, count - 1 - place] = unpacked[:size]
     stream = Codestream(layout.rows, layout.columns, 1, layout.bits_allocated)
-    kind = _unsigned(layout.bits_allocated)
+    return planes.view(_unsigned(layout.bits_allocated)), stream
+
+
+def _unpack_bits() -> Callable[[bytes], bytes]:
+    """Unpacks one RLE segment; raises where it ends inside a run."""
     fast = _imagecodecs()
     if fast is not None:
-        values = np.frombuffer(fast.dicomrle_decode(data, kind), kind)
-        if values.size != layout.rows * layout.columns:
-            raise Refusal(Reason.CORRUPT_PIXEL_DATA, f"{values.size} pixels in the RLE segments")
-        return values, stream
-    from rle.utils import decode_pixel_data
+        return cast("Callable[[bytes], bytes]", fast.packbits_decode)
+    from rle.rle import decode_segment  # type: ignore[import-not-found]
 
-    raw = decode_pixel_data(
-        data, version=2, rows=layout.rows, columns=layout.columns, bits_allocated=layout.bits_allocated
-    )
-    return np.frombuffer(raw, kind), stream
+    return cast("Callable[[bytes], bytes]", decode_segment)
 
 
 def _jpeg(data: bytes, layout: PixelLayout) -> Decoded:

@@ -155,33 +155,16 @@ def _jpeg_header(data: bytes) -> tuple[Codestream, int]:
     return found, position
 
 
-def check_rle(data: bytes, size: int, segments: int) -> None:
-    """Walk an RLE frame (PS3.5 annex G): the segments are there and each unpacks to `size` bytes.
+def rle_segments(data: bytes, count: int) -> list[bytes]:
+    """The segments of an RLE frame (PS3.5 annex G), the most significant bytes first.
 
     Raises:
-        Refusal: damaged or incomplete.
+        Refusal: the frame has another number of segments, or they are not in order inside it.
     """
     if len(data) < 64:
         raise _corrupt("the RLE frame ends early")
-    count, *offsets = struct.unpack_from("<16L", data)
-    starts = offsets[:segments]
-    if count != segments or starts[:1] != [64] or sorted(starts) != starts or starts[-1] >= len(data):
-        raise _corrupt(f"the RLE frame has {count} segments at {starts}, {segments} are due")
-    for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
-        if _unpacked_length(data, start, end, size) != size:
-            raise _corrupt("an RLE segment does not unpack to one byte a pixel")
-
-
-def _unpacked_length(data: bytes, position: int, end: int, size: int) -> int:
-    unpacked = 0
-    while unpacked < size and position < end:
-        code = data[position]
-        if code < 128:
-            position += code + 2
-            unpacked += code + 1
-        elif code > 128:
-            position += 2
-            unpacked += 257 - code
-        else:
-            position += 1
-    return unpacked if position <= end else -1
+    stated, *offsets = struct.unpack_from("<16L", data)
+    starts = offsets[:count]
+    if stated != count or starts[:1] != [64] or sorted(starts) != starts or starts[-1] >= len(data):
+        raise _corrupt(f"the RLE frame has {stated} segments at {starts}, {count} are due")
+    return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]

@@ -6,7 +6,6 @@ may have been made on another reconstruction of the same scan. Frames are read o
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +17,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from n2q_edge.dicom.archives import Opener
 from n2q_edge.dicom.order import SAME_DIRECTION, plane_normal
 from n2q_edge.dicom.records import Inventory, LoadedSlice, SliceRef
-from n2q_edge.dicom_out.source_header import NotWrittenError, read_header
 from n2q_edge.dicom_out.structured_report import SegmentReference
 from n2q_edge.errors import UsageError, require
 from n2q_edge.quality.scores import BoolArray
@@ -69,7 +66,6 @@ class Segmentation:
         hd = require("highdicom", "dicom")
         self.path = path
         self._lock = threading.Lock()
-        self._frames_of_reference: dict[tuple[str, int | None], str] = {}
         self._one_at_a_time = threading.Lock()
         try:
             self._image: Any = hd.seg.segread(path, lazy_frame_retrieval=True)
@@ -90,15 +86,7 @@ class Segmentation:
 
     def covers(self, ref: SliceRef) -> bool:
         """Whether a frame lies on a slice: same frame of reference, orientation and place."""
-        return bool(self._matching(ref)) and self._same_frame_of_reference(ref)
-
-    def _same_frame_of_reference(self, ref: SliceRef) -> bool:
-        file = (str(ref.source.file), ref.source.member)
-        if file not in self._frames_of_reference:
-            with contextlib.suppress(NotWrittenError), Opener() as opener:
-                uid = read_header(ref, opener).get("FrameOfReferenceUID")
-                self._frames_of_reference[file] = str(uid or "")
-        return self._frames_of_reference.get(file) == self.frame_of_reference_uid
+        return ref.frame_of_reference_uid == self.frame_of_reference_uid and bool(self._matching(ref))
 
     def masks(self, ref: SliceRef) -> dict[str, BoolArray]:
         """Where every segment is on a slice; without those that are not on it.

@@ -19,15 +19,13 @@ from n2q_edge.dicom_out.objects import (
     NotWritten,
     WrittenObject,
     algorithm_of,
-    caption,
     report_groups,
     verdict_code,
 )
-from n2q_edge.dicom_out.overlay import overlay, secondary_capture
-from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, read_context
+from n2q_edge.dicom_out.overlay import caption, overlay_picture, secondary_capture
+from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, source_context
 from n2q_edge.dicom_out.structured_report import structured_report
 from n2q_edge.files import make_folder
-from n2q_edge.quality.policy import Policy
 from n2q_edge.spec import ModelSpec
 
 
@@ -47,7 +45,6 @@ class BriefWriter:
         folder: where to; made if it is not there.
         spec: of the model.
         runtime: what `Runtime.describe` says.
-        policy: what judges the series.
         revision: number of the result of this series, from 1.
         predecessor: SOP Instance UID of the report of the revision before.
     """
@@ -55,7 +52,6 @@ class BriefWriter:
     folder: Path
     spec: ModelSpec
     runtime: Mapping[str, Any]
-    policy: Policy
     revision: int = 1
     predecessor: str | None = None
 
@@ -70,11 +66,9 @@ class BriefWriter:
             OutputError: disk full, no permission, ...
         """
         brief = Brief()
-        series = report.series
-        refs = [result.ref for result in report.slices]
         make_folder(self.folder)
         try:
-            context = read_context(refs, series.study_instance_uid, series.series_instance_uid)
+            context = source_context([result.ref for result in report.slices], report.series)
         except NotWrittenError as error:
             brief.not_written.append(NotWritten("all", error.reason, str(error)))
             return brief
@@ -109,9 +103,9 @@ class BriefWriter:
         assert images is not None
         item = next(each for each in context.slices if each.ref == result.ref)
         window = (self.spec.window_center, self.spec.window_width)
-        text = caption(result)
-        picture = overlay(images.hu, images.quality_map, images.mask, window, text)
-        shown = (result.ref.sop_instance_uid, result.ref.frame, text)
+        lines = caption(result)
+        picture = overlay_picture(images, window, lines)
+        shown = (result.ref.sop_instance_uid, result.ref.frame, *lines)
         dataset = secondary_capture(
             context,
             item,
@@ -133,12 +127,12 @@ class BriefWriter:
             before.StudyInstanceUID, before.SeriesInstanceUID = context.study_instance_uid, series_uid
         dataset = structured_report(
             context,
-            report_groups(report, context, len(report.worst), {}),
+            report_groups(report.summary, report.slices, context, {}),
             algorithm_of(self.spec, self.runtime),
             series_instance_uid=series_uid,
             sop_instance_uid=self._uid(report, "report", self.revision),
             series_number=FIRST_SERIES_NUMBER + 10 * report.number + 3,
-            verdict=verdict_code(report, self.policy),
+            verdict=verdict_code(report.summary.verdict),
             predecessor=before,
         )
         return "report", dataset

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,11 +21,12 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from n2q_edge import __version__
-from n2q_edge.assessment.results import SeriesReport, SliceResult, worst_slices
+from n2q_edge.assessment.results import SeriesReport, SliceResult
+from n2q_edge.assessment.summary import SeriesSummary
 from n2q_edge.dicom.segmentation import Segment
 from n2q_edge.dicom_out import codes
 from n2q_edge.dicom_out.ct_image import stable_uid, write_dataset
-from n2q_edge.dicom_out.overlay import RgbArray, overlay, secondary_capture
+from n2q_edge.dicom_out.overlay import caption, overlay_picture, secondary_capture
 from n2q_edge.dicom_out.parametric_map import (
     NOISE,
     QUALITY,
@@ -36,13 +35,15 @@ from n2q_edge.dicom_out.parametric_map import (
     volumes,
     write_parametric_map,
 )
-from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, read_context
+from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, source_context
 from n2q_edge.dicom_out.structured_report import Algorithm, Group, Value, structured_report
 from n2q_edge.errors import OutputError, require
 from n2q_edge.files import make_folder
-from n2q_edge.quality.policy import Policy
-from n2q_edge.quality.regions import RegionSummary, summarise_regions
+from n2q_edge.quality.overlay import Rgb
+from n2q_edge.quality.policy import Judgement
+from n2q_edge.quality.regions import RegionSummary
 from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import ModelSpec
 
 OWN_FOLDER = re.compile(r"\.?series\d{3,}(\.part)?")
@@ -104,12 +105,10 @@ class ResultUids:
     source: tuple[object, ...]
 
     @classmethod
-    def of(cls, context: SourceContext, model_sha256: str, policy: Policy | None) -> ResultUids:
-        """Those of one series."""
-        slices = stable_uid(
-            *sorted(f"{item.ref.sop_instance_uid} {item.ref.frame}" for item in context.slices)
-        )
-        return cls((context.series_instance_uid, slices, model_sha256, policy and policy.sha256, __version__))
+    def of(cls, context: SourceContext, *decisive: object) -> ResultUids:
+        """Those of one series; `decisive` is what else decides the result."""
+        slices = sorted(f"{item.ref.sop_instance_uid} {item.ref.frame}" for item in context.slices)
+        return cls((context.series_instance_uid, stable_uid(*slices), *decisive, __version__))
 
     def __call__(self, kind: str, number: int | None = None) -> UID:
         """Of the series of one kind of object, or of its object `number`."""
@@ -133,9 +132,7 @@ class DicomWriter:
         spec: ModelSpec,
         runtime: Mapping[str, Any],
         *,
-        worst: int,
         segments: Sequence[Segment] = (),
-        policy: Policy | None = None,
     ) -> None:
         """Make the folder, and remove the objects of an earlier run, which would pass for this one's.
 
@@ -143,9 +140,7 @@ class DicomWriter:
             out: the folder of the run; the objects go to `out/dicom`.
             spec: of the model.
             runtime: what `Runtime.describe` says.
-            worst: how many worst slices the report names.
             segments: of the segmentation the regions are from; none for tissue classes.
-            policy: what judges the series, for the report's Quality Assessment; none without.
 
         Raises:
             MissingDependencyError: highdicom is not installed.
@@ -155,7 +150,7 @@ class DicomWriter:
         self.series: list[SeriesObjects] = []
         self.error: OutputError | None = None
         self.folder = out / "dicom"
-        self._spec, self._worst, self._policy = spec, worst, policy
+        self._spec = spec
         self._algorithm = algorithm_of(spec, runtime)
         self._model = str(runtime.get("model_sha256"))
         self._segments = {segment.name: segment for segment in segments}
@@ -227,15 +222,14 @@ class DicomWriter:
     ) -> list[tuple[str, str, Dataset]]:
         """Write into the hidden folder; kind, file name and data set of every object."""
         collected.end()
-        series = report.series
         try:
             refs = [result.ref for result in collected.results]
-            context = read_context(refs, series.study_instance_uid, series.series_instance_uid)
+            context = source_context(refs, report.series)
         except NotWrittenError as error:
             objects.leave_out(error.reason, str(error))
             collected.remove_pixels()
             return []
-        uids = ResultUids.of(context, self._model, self._policy)
+        uids = ResultUids.of(context, self._model, report.policy.sha256, sorted(self._segments))
         job = _Job(context, collected, self._algorithm, FIRST_SERIES_NUMBER + 10 * report.number, uids)
         staged: list[tuple[str, str, Dataset]] = []
         writers: list[tuple[str, Callable[[], Iterator[tuple[str, Dataset]]]]] = [
@@ -244,8 +238,8 @@ class DicomWriter:
             (
                 "structured_report",
                 lambda: job.report(
-                    report_groups(report, context, self._worst, self._segments),
-                    verdict_code(report, self._policy),
+                    report_groups(report.summary, report.slices, context, self._segments),
+                    verdict_code(report.summary.verdict),
                     staged,
                 ),
             ),
@@ -263,32 +257,32 @@ class DicomWriter:
 
 
 def report_groups(
-    report: SeriesReport, context: SourceContext, worst: int, segments: Mapping[str, Segment]
+    summary: SeriesSummary,
+    results: Sequence[SliceResult],
+    context: SourceContext,
+    segments: Mapping[str, Segment],
 ) -> list[Group]:
     """The measurement groups of a report: the series, its worst slices, its regions.
 
     Args:
-        report: the series.
-        context: of its slices, in the same order.
-        worst: how many slices get a group of their own.
+        summary: of the series.
+        results: its slices.
+        context: of the slices, in the same order.
         segments: by region, if the regions are a segmentation's.
     """
-    slices = dict(zip((result.number for result in report.slices), context.slices, strict=True))
+    slices = dict(zip((result.number for result in results), context.slices, strict=True))
     return [
-        Group("series", codes.IMAGE_QUALITY, series_values(report), context.slices),
+        Group("series", codes.IMAGE_QUALITY, _series_values(summary), context.slices),
         *(
             Group(
                 f"worst slice {rank}: number {result.number}",
                 codes.IMAGE_QUALITY,
-                slice_values(result),
+                _slice_values(result),
                 [slices[result.number]],
             )
-            for rank, result in enumerate(worst_slices(report.slices, worst), start=1)
+            for rank, result in enumerate(summary.worst, start=1)
         ),
-        *(
-            _region_group(region, segments.get(region.name))
-            for region in summarise_regions(result.regions for result in report.slices)
-        ),
+        *(_region_group(region, segments.get(region.name)) for region in summary.regions),
     ]
 
 
@@ -296,15 +290,15 @@ def _region_group(region: RegionSummary, segment: Segment | None) -> Group:
     return Group(
         f"region {region.name}",
         codes.IMAGE_QUALITY,
-        region_values(region),
+        _region_values(region),
         site=segment.site if segment else codes.TISSUES.get(region.name),
         segment=segment.reference if segment else None,
     )
 
 
-def verdict_code(report: SeriesReport, policy: Policy | None) -> Code | None:
-    """The verdict as a code of CID 7022; None without a policy or verdict."""
-    verdict = report.judge(policy).verdict if policy else None
+def verdict_code(judgement: Judgement) -> Code | None:
+    """The verdict as a code of CID 7022; None without one."""
+    verdict = judgement.verdict
     return Code(verdict.dicom_code, "DCM", verdict.meaning) if verdict else None
 
 
@@ -358,8 +352,9 @@ class _Collected:
         self._append("quality", images.quality_map)
         if images.noise_map is not None:
             self.has_noise = True
-            self._append("noise", images.noise_map)
-        picture = overlay(images.hu, images.quality_map, images.mask, window, caption(result))
+            rows, columns = images.hu.shape
+            self._append("noise", enlarge(images.noise_map, images.map_cell)[:rows, :columns])
+        picture = overlay_picture(images, window, caption(result))
         with _output(self.folder):
             self._files["overlay"].write(picture.tobytes())
         self.results.append(replace(result, images=None))
@@ -388,15 +383,6 @@ class _Collected:
     def remove(self) -> None:
         self.remove_pixels()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def caption(result: SliceResult) -> str:
-    """What an overlay says in its corner."""
-    parts = [f"slice {result.number}"]
-    parts += [f"SSIM {result.quality.mean:.2f}"] if result.quality else ["no body found"]
-    parts += [f"dose {result.dose.level:g} %"] if result.dose else []
-    parts += [f"noise {result.noise_hu:.0f} HU"] if result.noise_hu is not None else []
-    return "  ".join(parts)
 
 
 # -------------------------------------------------------------------------------------------------- objects
@@ -442,7 +428,7 @@ class _Job:
             layout = item.ref.layout
             size = layout.rows * layout.columns * 3
             pixels = self.collected.read("overlay", self._index[id(item)], size)
-            picture: RgbArray = np.frombuffer(pixels, np.uint8).reshape(layout.rows, layout.columns, 3)
+            picture: Rgb = np.frombuffer(pixels, np.uint8).reshape(layout.rows, layout.columns, 3)
             dataset = secondary_capture(
                 self.context,
                 item,
@@ -475,32 +461,26 @@ class _Job:
         yield "report.dcm", dataset
 
 
-def series_values(report: SeriesReport) -> list[Value]:
-    """Measurements of the whole series."""
-    means = report.quality_means
-    noise = [result.noise_hu for result in report.slices if result.noise_hu is not None]
-    model_noise = [result.model_noise_hu for result in report.slices if result.model_noise_hu is not None]
-    levels = Counter(result.dose.level for result in report.slices if result.dose)
-    values = [Value(codes.SLICES_SCORED, len(means), codes.SLICES)]
-    if means:
+def _series_values(summary: SeriesSummary) -> list[Value]:
+    quality, dose = summary.quality, summary.usual_dose
+    noise, model_noise = summary.noise_hu, summary.model_noise_hu
+    values = [Value(codes.SLICES_SCORED, summary.scored, codes.SLICES)]
+    if quality:
         values += [
-            Value(codes.PREDICTED_SSIM, round(statistics.fmean(means), 6), codes.NO_UNITS, codes.MEAN),
-            Value(codes.PREDICTED_SSIM, round(min(means), 6), codes.NO_UNITS, codes.MINIMUM),
+            Value(codes.PREDICTED_SSIM, round(quality.mean, 6), codes.NO_UNITS, codes.MEAN),
+            Value(codes.PREDICTED_SSIM, round(quality.min, 6), codes.NO_UNITS, codes.MINIMUM),
         ]
-    if levels:
-        values.append(Value(codes.APPARENT_DOSE, levels.most_common(1)[0][0], codes.PERCENT, codes.MODE))
+    if dose:
+        values.append(Value(codes.APPARENT_DOSE, dose.level, codes.PERCENT, codes.MODE))
     if noise:
-        values.append(
-            Value(codes.GLOBAL_NOISE, round(statistics.median(noise), 3), codes.HOUNSFIELD, codes.MEDIAN)
-        )
+        values.append(Value(codes.GLOBAL_NOISE, round(noise.median, 3), codes.HOUNSFIELD, codes.MEDIAN))
     if model_noise:
-        level = round(statistics.median(model_noise), 3)
+        level = round(model_noise.median, 3)
         values.append(Value(codes.MODEL_NOISE, level, codes.HOUNSFIELD, codes.MEDIAN))
     return values
 
 
-def slice_values(result: SliceResult) -> list[Value]:
-    """Measurements of one slice."""
+def _slice_values(result: SliceResult) -> list[Value]:
     assert result.quality is not None
     values = [
         Value(codes.PREDICTED_SSIM, round(result.quality.mean, 6), codes.NO_UNITS, codes.MEAN),
@@ -518,8 +498,7 @@ def slice_values(result: SliceResult) -> list[Value]:
     return values
 
 
-def region_values(region: RegionSummary) -> list[Value]:
-    """Measurements of one region."""
+def _region_values(region: RegionSummary) -> list[Value]:
     return [
         Value(codes.SLICES_SCORED, region.slices, codes.SLICES),
         Value(codes.PREDICTED_SSIM, round(region.mean, 6), codes.NO_UNITS, codes.MEAN),

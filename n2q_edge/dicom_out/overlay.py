@@ -1,16 +1,15 @@
-"""Secondary Capture (PS3.3 A.8.1): the quality map in colour, for viewers that show no parametric maps.
+"""Secondary Capture (PS3.3 A.8.1): the quality map in color, for viewers that show no parametric maps.
 
-The slice in the model's window, the colours of the quality map laid over the body, a colour bar, and one
-line with the scores. Nothing of it identifies the patient, so Burned In Annotation is NO.
+The slice in the model's window with its quality as color over the body, as in the report; a color bar that
+says which end is bad, and the scores. Nothing of it identifies the patient, so Burned In Annotation is NO.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -26,68 +25,51 @@ from n2q_edge.dicom_out.source_header import (
     silent,
 )
 from n2q_edge.errors import require
-from n2q_edge.quality.scores import BoolArray, FloatArray
+from n2q_edge.quality.domain import OUT_OF_DOMAIN
+from n2q_edge.quality.overlay import Rgb, draw_bar, draw_text, gray, overlay
 
-RgbArray: TypeAlias = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from n2q_edge.assessment.results import SliceImages, SliceResult
 
-COLOURS = "viridis"  # the report's: perceptually uniform, safe for colour-blind readers
-OPACITY = 0.45
 DESCRIPTION = "N2Q quality overlay"
+SMALLEST_WITH_TEXT = 128  # pixels a side; below it the picture says enough
 
 
-def overlay(
-    hu: FloatArray, quality_map: FloatArray, body: BoolArray, window: tuple[float, float], caption: str
-) -> RgbArray:
-    """The picture of a slice.
+def overlay_picture(images: SliceImages, window: tuple[float, float], caption: Sequence[str]) -> Rgb:
+    """The picture of a slice: its quality as color, the caption at the top left, the color bar at the top right.
 
     Args:
-        hu: [H,W], Hounsfield units.
-        quality_map: [H,W], predicted SSIM; 0 is the darkest colour, 1 the brightest.
-        body: [H,W]; colour is laid over these pixels only.
-        window: centre and width in HU.
-        caption: one line, ASCII.
+        images: of the slice, [H,W].
+        window: center and width in HU.
+        caption: lines, ASCII.
 
     Returns:
         uint8 [H,W,3], RGB.
     """
-    centre, width = window
-    grey = np.clip((hu - (centre - width / 2)) / width, 0, 1) * 255
-    picture = np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
-    levels = np.clip(np.rint(quality_map[body] * 255), 0, 255).astype(np.uint8)
-    tints = np.float32(OPACITY) * _palette()
-    picture[body] = np.rint(np.float32(1 - OPACITY) * grey[body][:, None] + tints[levels]).astype(np.uint8)
-    return _annotated(picture, caption)
+    picture = overlay(gray(images.hu, window), images.quality_map, images.mask)
+    return _annotated(picture, caption) if min(picture.shape[:2]) >= SMALLEST_WITH_TEXT else picture
 
 
-@lru_cache(maxsize=1)
-def _palette() -> NDArray[np.uint8]:
-    """RGB [256,3] of quality 0 to 1."""
-    from matplotlib import colormaps
+def caption(result: SliceResult) -> list[str]:
+    """What is burned in: noise first, which needs no model, then the prediction; never a dose class."""
+    lines = [f"slice {result.number}"]
+    lines += [f"noise {result.noise_hu:.1f} HU"] if result.noise_hu is not None else []
+    lines += [f"predicted SSIM {result.quality.mean:.2f}"] if result.quality else ["no body found"]
+    lines += ["out of domain"] if OUT_OF_DOMAIN in result.flags else []
+    return lines
 
-    palette: NDArray[np.uint8] = (colormaps[COLOURS](np.arange(256), bytes=True))[:, :3]
-    return palette
 
-
-def _annotated(picture: RgbArray, caption: str) -> RgbArray:
-    """Add the caption at the top left and the colour bar at the right edge, outside of most bodies."""
+def _annotated(picture: Rgb, lines: Sequence[str]) -> Rgb:
     from PIL import Image, ImageDraw
 
     height, width = picture.shape[:2]
-    if min(height, width) < 128:  # no room; the picture says enough
-        return picture
-    bar_height, bar_width = height // 3, max(6, width // 64)
-    top, left = (height - bar_height) // 2, width - 2 * bar_width
-    picture[top : top + bar_height, left : left + bar_width] = _palette()[
-        np.linspace(255, 0, bar_height).astype(np.uint8)
-    ][:, None]
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
     size = max(10, height // 42)
-    draw.text((size // 2, size // 2), caption, fill="white", font_size=size)
-    draw.text((left + bar_width, top - size // 2), "SSIM 1", fill="white", font_size=size, anchor="rs")
-    draw.text(
-        (left + bar_width, top + bar_height + size // 4), "0", fill="white", font_size=size, anchor="rt"
-    )
+    for row, line in enumerate(lines):
+        draw_text(draw, (size // 2, size // 2 + 1.3 * size * row), line, size)
+    right, bar_width = width - size // 2, max(6, width // 40)
+    draw_bar(draw, (right - bar_width, size, right, height // 4), size)  # the corner is outside most bodies
     return np.asarray(image)
 
 
@@ -95,7 +77,7 @@ def _annotated(picture: RgbArray, caption: str) -> RgbArray:
 def secondary_capture(
     context: SourceContext,
     item: SourceSlice,
-    picture: RgbArray,
+    picture: Rgb,
     *,
     series_instance_uid: str,
     sop_instance_uid: str,

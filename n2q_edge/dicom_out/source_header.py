@@ -11,22 +11,22 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.charset import python_encoding
 from pydicom.config import RAISE
-from pydicom.datadict import dictionary_VM
-from pydicom.dataelem import DataElement
+from pydicom.datadict import dictionary_VM, dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, CTImageStorage
 
 from n2q_edge import __version__
-from n2q_edge.dicom.archives import Opener
-from n2q_edge.dicom.reasons import Refusal
-from n2q_edge.dicom.records import SliceRef
+from n2q_edge.dicom.records import Series, SliceRef, SourceHeader
 from n2q_edge.dicom_out.codes import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME
 from n2q_edge.errors import N2QError
 
@@ -57,23 +57,6 @@ OPTIONAL = (
     "StudyDescription",
 )
 EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions")
-HEADER_TAGS = (
-    *IDENTITY,
-    *EMPTIED,
-    *OPTIONAL,
-    *EQUIPMENT,
-    "SpecificCharacterSet",
-    "SOPClassUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "AcquisitionNumber",
-    "PositionReferenceIndicator",
-    "SyntheticData",
-    "BodyPartExamined",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
-)
 
 
 class NotWrittenError(N2QError):
@@ -103,7 +86,6 @@ def checking_source() -> Iterator[None]:
 
 NOT_WRITTEN_REASONS = {
     "missing_uid": "the source has no Study, Series, SOP Class or SOP Instance UID to refer to",
-    "source_unreadable": "the source's header could not be read again, or the file has changed since",
     "no_frame_of_reference": "the source has no Frame of Reference UID: a map would float in space",
     "no_geometry": "no slice has position, orientation, pixel spacing and matrix: a map would float in space",
     "no_slice_thickness": "neither Slice Thickness nor a slice distance is known",
@@ -142,13 +124,13 @@ class SourceSlice:
         ref: identity and geometry.
         sop_class_uid: of its file.
         frame_of_reference_uid: of its file; "" if it has none.
-        acquisition_number: of its file; "" if it has none.
+        acquisition_number: of its file; None if it has none.
     """
 
     ref: SliceRef
     sop_class_uid: str
     frame_of_reference_uid: str
-    acquisition_number: str
+    acquisition_number: int | None
 
 
 @dataclass(frozen=True)
@@ -170,69 +152,58 @@ class SourceContext:
 
 
 @silent()
-def read_context(
-    refs: Sequence[SliceRef], study_instance_uid: str, series_instance_uid: str
-) -> SourceContext:
-    """Read again from the source files what the scan does not keep.
+def source_context(refs: Sequence[SliceRef], series: Series) -> SourceContext:
+    """What results of some slices of a series copy and refer to.
 
     Raises:
-        NotWrittenError: `missing_uid`, `source_unreadable`.
+        NotWrittenError: `missing_uid`, `invalid_source`.
     """
-    uids = {study_instance_uid, series_instance_uid, *(ref.sop_instance_uid for ref in refs)}
+    study_uid, series_uid = series.study_instance_uid, series.series_instance_uid
+    uids = {
+        study_uid,
+        series_uid,
+        *(uid for ref in refs for uid in (ref.sop_instance_uid, ref.sop_class_uid)),
+    }
     if "" in uids:
-        raise NotWrittenError("missing_uid", "the source has no Study, Series or SOP Instance UID")
+        raise NotWrittenError("missing_uid", "the source has no Study, Series, SOP Class or SOP Instance UID")
     if not all(UID(uid).is_valid for uid in uids):
-        raise NotWrittenError("invalid_source", "a Study, Series or SOP Instance UID is not a valid UID")
-    headers: dict[tuple[str, int | None], tuple[str, str, str]] = {}
-    first = None
-    with Opener() as opener:
-        slices = []
-        for ref in refs:
-            key = (str(ref.source.file), ref.source.member)
-            if key not in headers:
-                header = read_header(ref, opener)
-                first = first or header
-                keywords = ("SOPClassUID", "FrameOfReferenceUID", "AcquisitionNumber")
-                sop_class, frame, acquisition = (_text(header, keyword) for keyword in keywords)
-                if not sop_class:
-                    raise NotWrittenError("missing_uid", f"{ref.path} has no valid SOP Class UID")
-                headers[key] = (sop_class, frame, acquisition)
-            slices.append(SourceSlice(ref, *headers[key]))
-    assert first is not None
-    presentable = _presentable(first, study_instance_uid, series_instance_uid)
-    _copy_lossiness(presentable, first, refs)
-    return SourceContext(
-        presentable,
-        tuple(slices),
-        study_instance_uid,
-        series_instance_uid,
+        raise NotWrittenError(
+            "invalid_source", "a Study, Series, SOP Class or SOP Instance UID is not a valid UID"
+        )
+    source = _dataset(series.header)
+    header = _presentable(source, study_uid, series_uid)
+    _copy_lossiness(header, source, refs)
+    slices = tuple(
+        SourceSlice(ref, ref.sop_class_uid, _valid_uid(ref.frame_of_reference_uid), ref.acquisition_number)
+        for ref in refs
     )
+    return SourceContext(header, slices, study_uid, series_uid)
 
 
-@silent()
-def read_header(ref: SliceRef, opener: Opener) -> Dataset:
-    """The attributes `HEADER_TAGS` of a slice's file.
-
-    Raises:
-        NotWrittenError: `source_unreadable`.
-    """
-    try:
-        file, stamp = opener.open(ref.source)
-        with file:
-            if stamp != ref.stamp:
-                raise NotWrittenError("source_unreadable", f"{ref.path} has changed since it was found")
-            return dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(HEADER_TAGS))
-    except Refusal as refusal:
-        raise NotWrittenError("source_unreadable", f"{ref.path}: {refusal.detail}") from None
-    except NotWrittenError:
-        raise
-    except Exception as error:  # pydicom raises many kinds on damaged bytes; all mean the same here
-        raise NotWrittenError("source_unreadable", f"{ref.path}: {type(error).__name__}") from None
+def _valid_uid(uid: str) -> str:
+    return uid if UID(uid).is_valid else ""
 
 
-def _text(header: Dataset, keyword: str) -> str:
-    value = _valid(header, keyword)
-    return "" if value is None else str(value)
+def _dataset(header: SourceHeader) -> Dataset:
+    """The source's raw values as a data set; nothing is converted before it is asked for."""
+    little = header.little
+    dataset = Dataset(
+        {
+            Tag(tag): RawDataElement(Tag(tag), dictionary_VR(tag), len(value), value, 0, False, little)
+            for tag, value in header.values
+        }
+    )
+    # A file that names none of the standard's character sets is read as Latin-1, as the scan does.
+    stated = _valid(dataset, "SpecificCharacterSet") or []
+    terms = [stated] if isinstance(stated, str) else list(stated)
+    known = bool(terms) and all(term in python_encoding for term in terms)
+    dataset.SpecificCharacterSet = stated if known else "ISO_IR 100"
+    dataset.set_original_encoding(False, little, terms if known else ["ISO_IR 100"])
+    if header.deidentification_codes:
+        with suppress(Exception):  # an optional sequence that is damaged is left out
+            codes = read_dataset(BytesIO(header.deidentification_codes), not header.explicit, little)
+            dataset.update({element.tag: element for element in codes})
+    return dataset
 
 
 def _presentable(source: Dataset, study_instance_uid: str, series_instance_uid: str) -> Dataset:
@@ -240,7 +211,7 @@ def _presentable(source: Dataset, study_instance_uid: str, series_instance_uid: 
     header = Dataset()
     for keyword in IDENTITY:
         value = _valid(source, keyword)
-        if value is None and source.get(keyword):
+        if value is None and keyword in source:
             raise NotWrittenError("invalid_source", f"{keyword} breaks its value representation")
         setattr(header, keyword, value or "")
     for keyword in EMPTIED:
@@ -253,20 +224,13 @@ def _presentable(source: Dataset, study_instance_uid: str, series_instance_uid: 
         header.PatientSex = ""
     if "DeidentificationMethod" not in header and "DeidentificationMethodCodeSequence" not in header:
         header.pop("PatientIdentityRemoved", None)  # it must not stand without its method (PS3.3 C.7.1.1)
-    header.SpecificCharacterSet = _character_set(source)
+    header.SpecificCharacterSet = source.SpecificCharacterSet
     header.SOPClassUID = CTImageStorage
     header.SOPInstanceUID = "2.25.1"
     header.Modality = "CT"
     header.StudyInstanceUID = study_instance_uid
     header.SeriesInstanceUID = series_instance_uid
     return header
-
-
-def _character_set(source: Dataset) -> Any:
-    """The source's; where it states none that is known, Latin-1, as which its text was read."""
-    stated = source.get("SpecificCharacterSet") or []
-    terms = [stated] if isinstance(stated, str) else list(stated)
-    return stated if terms and all(term in python_encoding for term in terms) else "ISO_IR 100"
 
 
 def _copy_lossiness(header: Dataset, source: Dataset, refs: Sequence[SliceRef]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from n2q_edge.errors import require
 from n2q_edge.evaluation.baselines import NAMES as BASELINES
 from n2q_edge.evaluation.cases import Case, FloatArray
 from n2q_edge.evaluation.comparison import Comparison, Row
@@ -42,8 +43,10 @@ def write_figures(comparison: Comparison, phantoms: Path, folder: Path) -> list[
         folder: where to write.
 
     Raises:
+        MissingDependencyError: matplotlib is not installed.
         OutputError: they cannot be written.
     """
+    require("matplotlib", "train")
     make_folder(folder)
     pictures = {
         MAPS: _maps(comparison, phantoms),

@@ -30,14 +30,15 @@ from n2q_edge.evaluation.predictions import Answer, Prediction
 from n2q_edge.evaluation.ssim import ssim_map
 from n2q_edge.files import make_folder
 from n2q_edge.network.preprocess import Window
-from n2q_edge.simulation.noise import dose_factors, flat_noise, noise_images, soft_tissue
+from n2q_edge.simulation.calibration import solid_tissue
+from n2q_edge.simulation.noise import dose_factors, noise_images
 from n2q_edge.simulation.phantom import Z_RANGE_MM, Phantom
 from n2q_edge.simulation.series import FIELD_OF_VIEW_MM, KERNEL_CUTOFF, SIZE
 from n2q_edge.spec import ModelSpec
 
 DRAWS = 8  # noise images of the oracle; with their negatives 16 draws
 PHANTOM_NOISE_HU = (7.0, 10.5, 16.0)  # of the full dose in soft tissue, one phantom each
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,7 @@ class PhantomSlice:
         height = float(rng.uniform(Z_RANGE_MM[0] + 10.0, Z_RANGE_MM[1] - 10.0))
         anatomy = Phantom(self.seed).slice_hu(height, self.size, self.pixel_mm)
         noise, _ = noise_images(anatomy, self.pixel_mm, KERNEL_CUTOFF, rng, quantum=images, electronic=1)
-        soft = soft_tissue(anatomy)
-        strength = float(np.mean([flat_noise(image, soft).std_hu for image in noise]))
+        strength = float(noise[:, solid_tissue(anatomy)].std())
         return anatomy, noise * np.float32(self.noise_hu / strength)
 
 

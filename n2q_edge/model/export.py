@@ -25,7 +25,7 @@ from n2q_edge.model import checkpoint
 from n2q_edge.model.quantize import calibration_slices, quantize
 from n2q_edge.runtimes import ort
 from n2q_edge.runtimes.base import FloatArray
-from n2q_edge.runtimes.checks import INPUT_NAME, Choice
+from n2q_edge.runtimes.checks import Choice, feeds
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
 from n2q_edge.runtimes.threads import physical_cores
@@ -66,6 +66,7 @@ class Parity:
         mean_difference: mean absolute difference of the quality map, SSIM.
         relative_difference: largest difference of each other output over its largest magnitude.
         same_dose: every slice has the same most probable dose level; None without a dose head.
+        reference_noise_hu: that the models were told, one value a slice; None where they were told nothing.
     """
 
     shape: tuple[int, ...]
@@ -73,6 +74,7 @@ class Parity:
     mean_difference: float
     relative_difference: dict[str, float]
     same_dose: bool | None
+    reference_noise_hu: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,16 @@ def render(report: ExportReport, console: Console) -> None:
     console.print(f"SHA-256 {report.sha256}", markup=False)
     for parity in report.parity:
         console.print(
-            f"against PyTorch on {list(parity.shape)}: max {parity.max_difference:.1e}, "
+            f"against PyTorch on {list(parity.shape)}{_told(parity)}: max {parity.max_difference:.1e}, "
             f"mean {parity.mean_difference:.1e} SSIM{', same dose levels' if parity.same_dose else ''}",
             markup=False,
         )
+
+
+def _told(parity: Parity) -> str:
+    if parity.reference_noise_hu is None:
+        return ""
+    return f" with a reference of {', '.join(f'{hu:g}' for hu in parity.reference_noise_hu)} HU"
 
 
 def export_model(
@@ -175,7 +183,7 @@ def export_network(
     """Export a network in memory; see `export_model`.
 
     Args:
-        network: takes HU, gives the outputs of `spec`.
+        network: takes the inputs of `spec`, gives its outputs.
         spec: goes into the file.
         out: the file to write, `.onnx`.
         source: the file its weights came from.
@@ -251,25 +259,28 @@ def _to_onnx(network: Module, spec: ModelSpec) -> bytes:
     multiple = spec.size_multiple
     blocks = -(-SMALLEST_SIDE // multiple)
     dimension = torch.export.Dim
+    count = dimension("N", min=1)
     dynamic = {
-        0: dimension("N", min=1),
+        0: count,
         2: multiple * dimension("h", min=blocks),
         3: multiple * dimension("w", min=blocks),
     }
     # 2, and sides that differ: the exporter takes a size of 1, and sizes that are equal, for constants.
-    example = torch.zeros(2, 1, (blocks + 1) * multiple, (blocks + 2) * multiple)
+    examples = (torch.zeros(2, 1, (blocks + 1) * multiple, (blocks + 2) * multiple), torch.zeros(2))
+    dynamic_shapes = (dynamic, {0: count})
+    inputs = len(spec.inputs)
     try:
         with _quiet():
             program = torch.onnx.export(
                 network,
-                (example,),
+                examples[:inputs],
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=[INPUT_NAME],
+                input_names=list(spec.inputs),
                 output_names=list(spec.outputs),
-                dynamic_shapes=(dynamic,),
+                dynamic_shapes=dynamic_shapes[:inputs],
             )
             model = program.model_proto
             _strip_build_traces(model)
@@ -305,16 +316,33 @@ def _strip_build_traces(model: Any) -> None:
 def _compare(exported: ModelFile, network: Module, spec: ModelSpec) -> list[Parity]:
     choice = Choice("export", "the parity gate")
     with ort.open(exported, physical_cores(), choice) as model:
-        return [_compare_batch(model, network, spec, hu) for hu in parity_slices(spec.size_multiple)]
+        return [
+            _compare_batch(model, network, spec, hu, reference)
+            for hu in parity_slices(spec.size_multiple)
+            for reference in _references(len(hu), spec)
+        ]
 
 
-def _compare_batch(model: ort.OnnxRuntimeModel, network: Module, spec: ModelSpec, hu: FloatArray) -> Parity:
+def _references(count: int, spec: ModelSpec) -> list[FloatArray | None]:
+    """What the models are told of a batch of `parity_slices`: nothing, and a noise below each slice's own."""
+    if not spec.takes_reference:
+        return [None]
+    return [None, np.float32(6.0) * np.float32(1.5) ** np.arange(count, dtype=np.float32)]
+
+
+def _compare_batch(
+    model: ort.OnnxRuntimeModel,
+    network: Module,
+    spec: ModelSpec,
+    hu: FloatArray,
+    reference: FloatArray | None,
+) -> Parity:
     import torch
 
     with torch.inference_mode():
-        tensors = network(torch.from_numpy(hu))
+        tensors = network(*(torch.from_numpy(array) for array in feeds(hu, reference, spec).values()))
     expected = {name: tensor.numpy() for name, tensor in zip(spec.outputs, tensors, strict=True)}
-    result = model.infer(hu)
+    result = model.infer(hu, reference)
     actual = {name: getattr(result, name) for name in spec.outputs}
     difference = np.abs(actual["quality_map"] - expected["quality_map"])
     return Parity(
@@ -326,6 +354,7 @@ def _compare_batch(model: ort.OnnxRuntimeModel, network: Module, spec: ModelSpec
             for name in spec.outputs[1:]
         },
         same_dose=_same_dose(actual, expected) if spec.predicted_doses else None,
+        reference_noise_hu=None if reference is None else tuple(map(float, reference)),
     )
 
 
@@ -349,7 +378,7 @@ def _hold(parity: Parity, tolerances: ExportSettings, out: Path, precision: str 
         failures.append("another dose level")
     if failures:
         raise ParityError(
-            f"{out} was not written: on a {list(parity.shape)} batch it differs from PyTorch: "
+            f"{out} was not written: on a {list(parity.shape)} batch{_told(parity)} it differs from PyTorch: "
             f"{'; '.join(failures)}"
         )
 

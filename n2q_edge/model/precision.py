@@ -24,7 +24,7 @@ def in_precision(network: nn.Module, precision: str) -> nn.Module:
     """A copy of a float32 network that computes in `precision`, float32 at its ends.
 
     Args:
-        network: takes HU [N,1,H,W] and returns a tuple of tensors.
+        network: takes HU [N,1,H,W], and perhaps a reference noise [N], and returns a tuple of tensors.
         precision: one of `FLOAT_PRECISIONS`.
     """
     if precision == "fp32":
@@ -47,6 +47,10 @@ def _lower(module: nn.Module) -> None:
             _lower(child)
 
 
+def _given(hu: Tensor, reference_noise_hu: Tensor | None) -> tuple[Tensor, ...]:
+    return (hu,) if reference_noise_hu is None else (hu, reference_noise_hu)
+
+
 class _Half(nn.Module):
     """A float16 network with float32 ends."""
 
@@ -54,8 +58,9 @@ class _Half(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, hu: Tensor) -> tuple[Tensor, ...]:
-        return tuple(output.float() for output in self.network(hu.half()))
+    def forward(self, hu: Tensor, reference_noise_hu: Tensor | None = None) -> tuple[Tensor, ...]:
+        inputs = (tensor.half() for tensor in _given(hu, reference_noise_hu))
+        return tuple(output.float() for output in self.network(*inputs))
 
 
 class _Float32Outputs(nn.Module):
@@ -65,8 +70,8 @@ class _Float32Outputs(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, hu: Tensor) -> tuple[Tensor, ...]:
-        return tuple(output.float() for output in self.network(hu))
+    def forward(self, hu: Tensor, reference_noise_hu: Tensor | None = None) -> tuple[Tensor, ...]:
+        return tuple(output.float() for output in self.network(*_given(hu, reference_noise_hu)))
 
 
 class _Float16(nn.Module):

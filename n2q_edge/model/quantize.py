@@ -18,7 +18,7 @@ import numpy as np
 
 from n2q_edge.errors import ModelError, UsageError, require
 from n2q_edge.runtimes.base import FloatArray
-from n2q_edge.runtimes.checks import INPUT_NAME
+from n2q_edge.runtimes.checks import feeds
 from n2q_edge.runtimes.libraries import first_line, import_onnxruntime
 from n2q_edge.spec import HU_MIN, SPEC_KEY, ModelSpec
 
@@ -70,7 +70,7 @@ def quantize(data: bytes, spec: ModelSpec, slices: Sequence[FloatArray]) -> byte
     from onnxruntime import quantization
 
     model = onnx.load_model_from_string(data)
-    fine = _finest_convolutions(onnx, data, spec.size_multiple)
+    fine = _finest_convolutions(onnx, data, spec)
     if len(fine) == sum(node.op_type == "Conv" for node in model.graph.node):
         raise ModelError(f"model {spec.name!r} has no convolution below its finest resolution to quantize")
     with _quiet(), tempfile.TemporaryDirectory() as folder:
@@ -79,7 +79,7 @@ def quantize(data: bytes, spec: ModelSpec, slices: Sequence[FloatArray]) -> byte
             quantization.quantize_static(
                 model,
                 out,
-                _reader(quantization, slices),
+                _reader(quantization, slices, spec),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=["Conv"],
                 nodes_to_exclude=fine,
@@ -99,19 +99,19 @@ def quantize(data: bytes, spec: ModelSpec, slices: Sequence[FloatArray]) -> byte
     return serialized
 
 
-def _reader(quantization: Any, slices: Sequence[FloatArray]) -> Any:
+def _reader(quantization: Any, slices: Sequence[FloatArray], spec: ModelSpec) -> Any:
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._slices = iter(slices)
 
         def get_next(self) -> dict[str, FloatArray] | None:
             hu = next(self._slices, None)
-            return None if hu is None else {INPUT_NAME: hu}
+            return None if hu is None else feeds(hu, None, spec)
 
     return Reader()
 
 
-def _finest_convolutions(onnx: Any, data: bytes, multiple: int) -> list[str]:
+def _finest_convolutions(onnx: Any, data: bytes, spec: ModelSpec) -> list[str]:
     """Names of the convolutions whose output has the most pixels of all, found by running the model once."""
     library = import_onnxruntime()
     model = onnx.load_model_from_string(data)
@@ -123,9 +123,9 @@ def _finest_convolutions(onnx: Any, data: bytes, multiple: int) -> list[str]:
     session = library.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
     )
-    side = -(-128 // multiple) * multiple
+    side = -(-128 // spec.size_multiple) * spec.size_multiple
     air = np.full((1, 1, side, side), HU_MIN, dtype=np.float32)
-    widths = [array.shape[-1] for array in session.run(outputs, {INPUT_NAME: air})]
+    widths = [array.shape[-1] for array in session.run(outputs, feeds(air, None, spec))]
     return [node.name for node, width in zip(nodes, widths, strict=True) if width == max(widths)]
 
 

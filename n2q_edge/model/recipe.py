@@ -40,11 +40,20 @@ class TrainingSettings:
         hu_offset: largest random HU offset given to a slice and its twin.
         reduced: share of the samples at half resolution (2x2 means), as the authors' slices are.
         kernel_change: share of the samples given another reconstruction kernel (see `sampling`).
-        noisier_twin: share of the samples whose full-dose twin is itself given less dose.
+        noisier_twin: share of the samples of unknown reference whose full-dose twin is given less dose, too.
+        reference: share of the samples whose network is told the noise of the twin; 0 for networks that
+            cannot be told.
+        reference_error: largest relative error of what it is told, e.g. 0.3.
+        declared_twin: share of those samples whose twin has less dose, down to `least_twin_dose`.
+        least_twin_dose: lowest dose of a declared twin.
+        whiter: share of the samples given a sharp kernel: noise of a neighbor correlation of 0.05 to 0.2.
+        equal_patients: draw every patient as often as any other, however many slices it has; without it
+            patients weigh with the square root of their slices.
         contrast_change: share of the samples given another contrast (see `sampling`).
         ignore_edge: give the outermost 5 pixels of a crop no weight: the network is to predict a slice's map,
             and there a crop does not show what the SSIM depends on.
         ema: decay of the exponential average of the weights that is kept; 0 keeps the last weights.
+        slice_weight: weight of the loss of each crop's mean error.
         seed: of everything random.
     """
 
@@ -64,8 +73,15 @@ class TrainingSettings:
     reduced: float = 0.0
     kernel_change: float = 0.0
     noisier_twin: float = 0.0
+    reference: float = 0.0
+    reference_error: float = 0.0
+    declared_twin: float = 0.0
+    least_twin_dose: float = 0.2
+    whiter: float = 0.0
+    equal_patients: bool = False
     contrast_change: float = 0.0
     ignore_edge: bool = False
+    slice_weight: float = 0.0
     ema: float = 0.0
     seed: int = 0
 
@@ -81,6 +97,8 @@ class TrainingSettings:
             raise ModelError("recipe: training.steps and batch must be positive, crop a multiple of 16")
         if self.reduced and not self.crop:
             raise ModelError("recipe: training.reduced needs a crop")
+        if not (0.0 <= self.reference_error < 1.0 and 0.0 < self.least_twin_dose <= 1.0):
+            raise ModelError("recipe: training.reference_error or least_twin_dose out of range")
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,7 @@ def load_recipe(path: Path) -> Recipe:
         model = dict(tables["model"])
         if "ssim" in model:
             model["ssim"] = SsimDefinition(**model["ssim"])
-        for name in ("dose_levels", "outputs"):
+        for name in ("dose_levels", "inputs", "outputs"):
             if name in model:
                 model[name] = tuple(model[name])
         export = dict(tables.get("export", {}))

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from n2q_edge.errors import ModelError
-from n2q_edge.spec import ModelSpec, SsimDefinition
+from n2q_edge.network.anchor import GIVEN, Anchor, compare
+from n2q_edge.network.cells import BLOCK, CELLS, Cells, LocalVariance
+from n2q_edge.network.noise_level import NoiseLevel
+from n2q_edge.spec import REFERENCE_INPUT, ModelSpec
 
-BLOCK = 4  # side of the space-to-depth block
-CELLS = BLOCK * BLOCK
-COARSEST = 16  # side of a cell of the coarsest stage, pixels
-VARIANCE_FLOOR = 1e-6  # of the windowed image in [0, 1]: 0.3 HU at a width of 300
+COARSE_MAP = 8  # pixels a side of a value of the noise map and of the log variance
+TRUNKS = (4, 8)  # pixels a side of a cell of the trunk's finest stage
 LOG_VARIANCE_SCALE = 0.25  # brings log variances of -14 to -1 near the range of the other inputs
 BODY_HU = -300.0
 BODY_SOFTNESS_HU = 50.0
@@ -31,68 +32,6 @@ MEAN_LOG_DOSE = math.log(0.2)
 MEAN_LOG_NOISE = math.log(15.0)
 MEAN_LOG_ERROR_VARIANCE = math.log(0.01)
 HEADS = ("formula", "direct")
-
-
-class Cells(nn.Module):
-    """HU [N,1,H,W] as [N,16,H/4,W/4] times `gain` plus `offset`: a convolution, as runtimes like it."""
-
-    def __init__(self, gain: float, offset: float) -> None:
-        super().__init__()
-        self.register_buffer(
-            "pick", gain * torch.eye(CELLS).reshape(CELLS, 1, BLOCK, BLOCK), persistent=False
-        )
-        self.register_buffer("offset", torch.full((CELLS,), offset), persistent=False)
-        self.pick: Tensor
-        self.offset: Tensor
-
-    def forward(self, hu: Tensor) -> Tensor:
-        """Rearrange HU [N,1,H,W] (multiples of 4)."""
-        return F.conv2d(hu, self.pick, self.offset, stride=BLOCK)
-
-
-class LocalVariance(nn.Module):
-    """Gaussian-weighted local variance in the space-to-depth domain, exact, as dense convolutions.
-
-    The Gaussian window of the SSIM, applied to all 16 phases of a 4x4 block at once, is a 5x1 and then a 1x5
-    convolution from 16 to 16 channels. One 5x5 convolution would be the same in 2.5 times the operations, and
-    its rounding errors are three times as large. Beyond the edge is air.
-    """
-
-    def __init__(self, ssim: SsimDefinition) -> None:
-        super().__init__()
-        down, across = _phase_kernels(ssim)
-        self.register_buffer("down", down, persistent=False)
-        self.register_buffer("across", across, persistent=False)
-        self.down: Tensor
-        self.across: Tensor
-
-    def forward(self, cells: Tensor) -> Tensor:
-        """Variance [N,16,h,w] of cells [N,16,h,w] in [0, 1]."""
-        mean = self._blur(cells)
-        return (self._blur(cells * cells) - mean * mean).clamp_min(VARIANCE_FLOOR)
-
-    def _blur(self, cells: Tensor) -> Tensor:
-        reach = self.across.shape[-1] // 2
-        return F.conv2d(F.conv2d(cells, self.down, padding=(reach, 0)), self.across, padding=(0, reach))
-
-
-def _phase_kernels(ssim: SsimDefinition) -> tuple[Tensor, Tensor]:
-    """The Gaussian along columns [16,16,5,1] and along rows [16,16,1,5]."""
-    half = ssim.window // 2
-    offset = torch.arange(-half, half + 1, dtype=torch.float64)
-    line = torch.exp(-0.5 * (offset / ssim.sigma) ** 2)
-    line = line / line.sum()
-    reach = -(-half // BLOCK)  # blocks to each side
-    taps = torch.zeros(BLOCK, BLOCK, 2 * reach + 1, dtype=torch.float64)  # out phase, in phase, block
-    for phase in range(BLOCK):
-        for tap in range(ssim.window):
-            block, source = divmod(phase + tap - half, BLOCK)
-            taps[phase, source, block + reach] = line[tap]
-    same = torch.eye(BLOCK, dtype=torch.float64)
-    # Row and column phases: out (a, c), in (b, d).
-    down = torch.einsum("abi,cd->acbdi", taps, same).reshape(CELLS, CELLS, -1, 1)
-    across = torch.einsum("ab,cdj->acbdj", same, taps).reshape(CELLS, CELLS, 1, -1)
-    return down.float(), across.float()
 
 
 class Residual(nn.Module):
@@ -124,7 +63,16 @@ class CompactNet(nn.Module):
         context: let every place know the mean of the coarsest features over the body.
         head: `formula` predicts the share of noise (see above), `direct` the SSIM itself.
         normalise: instance normalisation in the residual blocks, to measure what it costs.
+        trunk: pixels a side of a cell of the finest stage, 4 or 8: with 8 everything between the local
+            variance and the formula has half the resolution, and `widths` are those of 1/8, 1/16 and 1/32.
+
+    With `reference_noise_hu` among the spec's inputs the share of noise is anchored (see `anchor`).
+
+    `autocast`, if set, is the type that the layers with weights compute in while training, e.g.
+    `torch.bfloat16`; variance, noise, anchor and formula stay in float32.
     """
+
+    autocast: torch.dtype | None = None
 
     def __init__(
         self,
@@ -135,10 +83,19 @@ class CompactNet(nn.Module):
         context: bool = True,
         head: str = "formula",
         normalise: bool = False,
+        trunk: int = BLOCK,
     ) -> None:
         super().__init__()
         if head not in HEADS:
             raise ModelError(f"model {spec.name!r}: head {head!r} is not one of {list(HEADS)}")
+        if trunk not in TRUNKS or spec.size_multiple % (4 * trunk):
+            raise ModelError(
+                f"model {spec.name!r}: trunk {trunk} is not one of {list(TRUNKS)}, or size_multiple is no "
+                "multiple of 4 times it"
+            )
+        referenced = REFERENCE_INPUT in spec.inputs
+        if referenced and head != "formula":
+            raise ModelError(f"model {spec.name!r}: {REFERENCE_INPUT} needs the formula head")
         low = spec.window_center - spec.window_width / 2
         self.wide = Cells(1 / spec.window_width, 0.0)
         self.windowed = Cells(1 / spec.window_width, -low / spec.window_width)
@@ -146,7 +103,9 @@ class CompactNet(nn.Module):
         self.formula = head == "formula"
         self.variance = LocalVariance(spec.ssim)
         fine, middle, coarse = widths
-        self.stem = nn.Conv2d(3 * CELLS, fine, 3, padding=1)
+        self.coarsest = 4 * trunk  # pixels a side of a cell of the coarsest stage
+        self.ratio = trunk // BLOCK
+        self.stem = nn.Conv2d(3 * CELLS, fine, 3, stride=self.ratio, padding=1)
         self.fine = _blocks(fine, blocks[0], normalise)
         self.down_middle = nn.Conv2d(fine, middle, 3, stride=2, padding=1)
         self.middle = _blocks(middle, blocks[1], normalise)
@@ -157,38 +116,53 @@ class CompactNet(nn.Module):
         self.merge_middle = nn.Conv2d(middle, middle, 3, padding=1) if merge else None
         self.up_fine = nn.Conv2d(middle, fine, 1)
         self.merge_fine = nn.Conv2d(fine, fine, 3, padding=1)
-        self.head = nn.Conv2d(fine, CELLS + 2, 1)
-        self.maps = nn.Conv2d(middle, 2, 1)
+        self.head = nn.Conv2d(fine, (CELLS + 2) * self.ratio**2, 1)
+        self.maps = nn.Conv2d(middle if trunk < COARSE_MAP else fine, 2, 1)
         self.dose = nn.Sequential(nn.Linear(coarse, coarse), nn.ReLU(), nn.Linear(coarse, 2))
-        self.outputs = spec.outputs
+        self.noise_level = NoiseLevel() if referenced else None
+        self.anchor = Anchor() if referenced else None
+        self.given_coarse = nn.Linear(GIVEN, coarse) if referenced else None
+        self.given_fine = nn.Linear(GIVEN, fine) if referenced else None
+        self.outputs, self.map_cell = spec.outputs, spec.map_cell
         self.register_buffer("log_levels", torch.tensor(spec.dose_levels).log(), persistent=False)
         self.log_levels: Tensor
         assert self.head.bias is not None
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
-            self.head.bias[CELLS + 1] = 4.0  # luminance term: sigmoid(4) = 0.98
-            if self.context is not None:  # begins without a say
-                self.context.weight.zero_()
-                self.context.bias.zero_()
+            luminance = slice((CELLS + 1) * self.ratio**2, None)
+            self.head.bias[luminance] = 4.0  # luminance term: sigmoid(4) = 0.98
+            for layer in (self.context, self.given_coarse, self.given_fine):
+                if layer is not None:  # begins without a say
+                    layer.weight.zero_()
+                    layer.bias.zero_()
 
-    def forward(self, hu: Tensor) -> tuple[Tensor, ...]:
-        """Predict from HU [N,1,H,W] (multiples of 16).
+    def forward(self, hu: Tensor, reference_noise_hu: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Predict from HU [N,1,H,W] (multiples of `spec.size_multiple`).
+
+        Args:
+            hu: the slices.
+            reference_noise_hu: noise of their full-dose twins in HU [N], 0 where unknown; for networks whose
+                spec has that input.
 
         Returns:
             What the spec's outputs name, in its order: quality map [N,1,H,W] in [0, 1], dose probabilities
-            [N,K], noise map [N,1,H,W] in HU, log variance of the quality map's error [N,1,H,W].
+            [N,K], noise map in HU and log variance of the quality map's error, both [N,1,H/c,W/c] with c the
+            spec's `map_cell`.
         """
-        quality, log_dose, log_noise, log_variance = self.raw(hu)
+        quality, log_dose, log_noise, log_variance = self.raw(hu, reference_noise_hu)
+        enlarged = COARSE_MAP // self.map_cell
         made = {
             "quality_map": lambda: quality.clamp(0.0, 1.0),
             "dose_probabilities": lambda: self.level_probabilities(log_dose),
-            "noise_map": lambda: _enlarge(log_noise.exp(), COARSEST // 2),
-            "log_variance": lambda: _enlarge(log_variance, COARSEST // 2),
+            "noise_map": lambda: _enlarge(log_noise.exp(), enlarged),
+            "log_variance": lambda: _enlarge(log_variance, enlarged),
         }
         return tuple(made[name]() for name in self.outputs)
 
-    def raw(self, hu: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def raw(
+        self, hu: Tensor, reference_noise_hu: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return what the losses see.
 
         Returns:
@@ -198,36 +172,62 @@ class CompactNet(nn.Module):
         wide, cells = self.wide(hu), self.windowed(hu).clamp(0.0, 1.0)
         variance = self.variance(cells)
         log_variance = variance.log() * LOG_VARIANCE_SCALE
-        fine = self.fine(self.stem(torch.cat([cells, wide, log_variance], dim=1)))
+        noise, reference = None, None
+        if self.noise_level is not None:
+            noise = self.noise_level(hu)
+            unknown = torch.zeros_like(noise.log_std)
+            reference = compare(noise, unknown if reference_noise_hu is None else reference_noise_hu)
+        given = None if reference is None else reference.given
+        head, maps, log_dose = self._layers(torch.cat([cells, wide, log_variance], dim=1), hu, given)
+        mean, log_std = log_dose[:, 0] + MEAN_LOG_DOSE, log_dose[:, 1] - 0.5
+        log_noise, log_error = maps[:, :1] + MEAN_LOG_NOISE, maps[:, 1:] + MEAN_LOG_ERROR_VARIANCE
+        luminance = head[:, CELLS + 1 :]
+        if self.formula:
+            # 1 - r, the share of the variance that is not inserted noise, grows with the variance.
+            logits = head[:, :CELLS] + (head[:, CELLS : CELLS + 1] + 1.0) * (log_variance + 1.25)
+            if self.anchor is not None and noise is not None and reference is not None:
+                logits, mean, log_noise = self.anchor(logits, mean, log_noise, noise, reference)
+            quality = self._ssim(logits, luminance, variance)
+        else:
+            quality = torch.sigmoid(head[:, :CELLS] + 1.0)
+        return F.pixel_shuffle(quality, BLOCK), torch.stack([mean, log_std], dim=1), log_noise, log_error
+
+    def _layers(self, features: Tensor, hu: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """All that has weights, in `autocast`: head [N,18,H/4,W/4], maps [N,2,H/8,W/8], log dose [N,2]."""
+        if self.autocast is None:
+            found = self._trunk(features, hu, given)
+        else:
+            with torch.autocast(hu.device.type, self.autocast):
+                found = self._trunk(features, hu, given)
+        head, maps, log_dose = (layer.to(features.dtype) for layer in found)
+        return head, maps, log_dose
+
+    def _trunk(self, features: Tensor, hu: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        fine = self.fine(self.stem(features))
         middle = self.middle(self.down_middle(F.relu(fine)))
         coarse = F.relu(self.coarse(self.down_coarse(F.relu(middle))))
-        pooled = _body_mean(coarse, hu)
+        pooled = _body_mean(coarse, hu, self.coarsest)
         if self.context is not None:
             coarse = F.relu(coarse + self.context(pooled)[:, :, None, None])
+        if self.given_coarse is not None and given is not None:
+            coarse = F.relu(coarse + self.given_coarse(given)[:, :, None, None])
         middle = middle + _enlarge(self.up_middle(coarse), 2)
         if self.merge_middle is not None:
             middle = middle + F.relu(self.merge_middle(F.relu(middle)))
         middle = F.relu(middle)
         fine = fine + _enlarge(self.up_fine(middle), 2)
+        if self.given_fine is not None and given is not None:
+            fine = fine + self.given_fine(given)[:, :, None, None]
         fine = F.relu(fine + F.relu(self.merge_fine(F.relu(fine))))
-        quality = F.pixel_shuffle(self._ssim(self.head(fine), variance, log_variance), BLOCK)
-        maps = self.maps(middle)
-        log_noise, log_error = maps[:, :1] + MEAN_LOG_NOISE, maps[:, 1:] + MEAN_LOG_ERROR_VARIANCE
-        return quality, self._log_dose(pooled), log_noise, log_error
+        head = self.head(fine)
+        if self.ratio > 1:
+            head = F.pixel_shuffle(head, self.ratio)
+        return head, self.maps(middle if self.ratio == 1 else fine), self.dose(pooled)
 
-    def _ssim(self, head: Tensor, variance: Tensor, log_variance: Tensor) -> Tensor:
-        intercept, slope, luminance = head[:, :CELLS], head[:, CELLS : CELLS + 1], head[:, CELLS + 1 :]
-        if not self.formula:
-            return torch.sigmoid(intercept + 1.0)
-        # v (1 - r): what is left of the variance without the inserted noise. 1 - r grows with v.
-        kept = variance * torch.sigmoid(intercept + (slope + 1.0) * (log_variance + 1.25))
-        kept = kept + self.c2 / 2
+    def _ssim(self, logits: Tensor, luminance: Tensor, variance: Tensor) -> Tensor:
+        """The formula above, from the logits of 1 - r."""
+        kept = variance * torch.sigmoid(logits) + self.c2 / 2
         return kept / (kept + variance + self.c2 / 2) * (2.0 * torch.sigmoid(luminance))
-
-    def _log_dose(self, pooled: Tensor) -> Tensor:
-        offset = torch.tensor([MEAN_LOG_DOSE, -0.5], dtype=pooled.dtype, device=pooled.device)
-        dose: Tensor = self.dose(pooled) + offset
-        return dose
 
     def level_probabilities(self, log_dose: Tensor) -> Tensor:
         """Probability of each dose level [N,K]: the predicted log-normal at the levels, normalised."""
@@ -235,9 +235,9 @@ class CompactNet(nn.Module):
         return (-0.5 * ((self.log_levels - mean) / log_std.exp()) ** 2).softmax(dim=1)
 
 
-def _body_mean(coarse: Tensor, hu: Tensor) -> Tensor:
-    """Mean of coarse features [N,C,H/16,W/16] over what is denser than air: [N,C]."""
-    density = F.avg_pool2d(hu, COARSEST)
+def _body_mean(coarse: Tensor, hu: Tensor, cell: int) -> Tensor:
+    """Mean of coarse features [N,C,H/cell,W/cell] over what is denser than air: [N,C]."""
+    density = F.avg_pool2d(hu, cell)
     body = torch.sigmoid((density - BODY_HU) / BODY_SOFTNESS_HU) + 1e-3
     return (coarse * body).mean(dim=(2, 3)) / body.mean(dim=(2, 3))
 
@@ -247,4 +247,6 @@ def _blocks(channels: int, count: int, normalise: bool) -> nn.Sequential:
 
 
 def _enlarge(features: Tensor, factor: int) -> Tensor:
+    if factor == 1:
+        return features
     return F.interpolate(features, scale_factor=float(factor), mode="bilinear", align_corners=False)

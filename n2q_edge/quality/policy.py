@@ -1,8 +1,8 @@
 """The quality policy: what the scores of a series mean, and what is to be done about it.
 
 A policy is a TOML file (docs/reference/policy.md); `policies/default.toml` is the default. Its rules are
-tried from the top, the first that matches a series decides. Judging needs the slices' mean qualities only, so
-stored scores can be judged again with other thresholds.
+tried from the top, the first that matches a series decides. Judging needs the slices' mean qualities and how
+many of them the tool itself doubts, so stored scores can be judged again with other thresholds.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from n2q_edge.errors import UsageError
 
 SCHEMA_VERSION = 1
+DEFAULT_OUT_OF_DOMAIN_SHARE = 0.5
 DEFAULT = Path(__file__).parent / "policies" / "default.toml"
 MATCHABLE = (
     "body_part",
@@ -153,6 +154,9 @@ class Policy:
         source: the file; None for the default.
         sha256: of the file.
         rules: in order; the first that matches decides.
+        out_of_domain_share: of the scored slices; a series with more of them out of domain is not judged by
+            its scores.
+        out_of_domain_verdict: what such a series gets instead; None is not judged. Never usable.
         exit_code_on: verdicts that end the run with exit code 10.
         webhook: where to report to, if asked for.
     """
@@ -161,15 +165,18 @@ class Policy:
     source: Path | None
     sha256: str
     rules: tuple[Rule, ...]
+    out_of_domain_share: float
+    out_of_domain_verdict: Verdict | None
     exit_code_on: frozenset[Verdict]
     webhook: Webhook | None
 
-    def judge(self, protocol: Mapping[str, Any], slice_means: Sequence[float]) -> Judgement:
+    def judge(self, protocol: Mapping[str, Any], slice_means: Sequence[float], doubted: int = 0) -> Judgement:
         """Judge a series.
 
         Args:
             protocol: its protocol, see `n2q_edge.dicom.protocol`.
             slice_means: mean quality of every slice that has one.
+            doubted: how many of these slices are unlike what models are trained on.
         """
         rule = next((rule for rule in self.rules if rule.matches(protocol)), None)
         if rule is None:
@@ -181,6 +188,12 @@ class Policy:
         standards = {"usable": rule.usable, "meets": rule.meets}
         if not slice_means:
             return Judgement(None, rule.name, ("no slice has a score",), standards)
+        if doubted / len(slice_means) > self.out_of_domain_share + 1e-9:
+            reason = (
+                f"{doubted} of {len(slice_means)} scored slices are unlike the training data "
+                f"({100 * self.out_of_domain_share:g} % tolerated)"
+            )
+            return Judgement(self.out_of_domain_verdict, rule.name, (reason,), standards)
         if reasons := rule.usable.shortfalls(slice_means):
             return Judgement(Verdict.UNUSABLE, rule.name, reasons, standards)
         if reasons := rule.meets.shortfalls(slice_means):
@@ -225,12 +238,14 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _policy(content: dict[str, Any], source: Path | None, sha256: str) -> Policy:
-    _only(content, "the file", {"schema_version", "name", "rule", "actions"})
+    _only(content, "the file", {"schema_version", "name", "out_of_domain", "rule", "actions"})
     if content.get("schema_version") != SCHEMA_VERSION:
         raise _Invalid(f"schema_version is {content.get('schema_version')!r}, not {SCHEMA_VERSION}")
     rules = content.get("rule")
     if not isinstance(rules, list) or not rules:
         raise _Invalid("there is no [[rule]]")
+    domain = _table(content.get("out_of_domain", {}), "out_of_domain")
+    _only(domain, "[out_of_domain]", {"share", "verdict"})
     actions = _table(content.get("actions", {}), "actions")
     _only(actions, "[actions]", {"exit_code", "webhook"})
     exit_code = _table(actions.get("exit_code", {}), "actions.exit_code")
@@ -240,6 +255,10 @@ def _policy(content: dict[str, Any], source: Path | None, sha256: str) -> Policy
         source=source,
         sha256=sha256,
         rules=tuple(_rule(_table(rule, "rule")) for rule in rules),
+        out_of_domain_share=_fraction(
+            domain.get("share", DEFAULT_OUT_OF_DOMAIN_SHARE), "out_of_domain.share"
+        ),
+        out_of_domain_verdict=_domain_verdict(domain.get("verdict", "not_judged")),
         exit_code_on=_verdicts(exit_code.get("on", []), "actions.exit_code.on"),
         webhook=_webhook(_table(actions["webhook"], "actions.webhook")) if "webhook" in actions else None,
     )
@@ -312,6 +331,18 @@ def _fraction(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise _Invalid(f"{where} is {value!r}, not a number from 0 to 1")
     return float(value) if math.isfinite(value) else 0.0
+
+
+def _domain_verdict(value: Any) -> Verdict | None:
+    """A verdict of usable cannot be chosen: it would rest on what the tool itself doubts."""
+    known = {
+        "not_judged": None,
+        Verdict.DOES_NOT_MEET.value: Verdict.DOES_NOT_MEET,
+        Verdict.UNUSABLE.value: Verdict.UNUSABLE,
+    }
+    if not isinstance(value, str) or value not in known:
+        raise _Invalid(f"out_of_domain.verdict is none of {', '.join(known)}")
+    return known[value]
 
 
 def _verdicts(value: Any, where: str) -> frozenset[Verdict]:

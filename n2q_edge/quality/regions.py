@@ -75,7 +75,7 @@ class RegionSummary:
         area_mm2: summed over them.
         mean: mean SSIM.
         below_threshold: fraction of its pixels below `scoring.QUALITY_THRESHOLD`.
-        worst: (index of the slice among those given, its mean SSIM) where the region is worst.
+        worst: (number of the slice, its mean SSIM) where the region is worst.
     """
 
     name: str
@@ -158,23 +158,27 @@ def region_scores(
     return tuple(scores)
 
 
-def summarise_regions(slices: Iterable[Iterable[RegionScore]]) -> list[RegionSummary]:
-    """Every region over the slices of a series, in the order in which the regions first occur."""
+def summarise_regions(slices: Iterable[tuple[int, Iterable[RegionScore]]]) -> list[RegionSummary]:
+    """Every region over the slices of a series, in the order in which the regions first occur.
+
+    Args:
+        slices: number and scores of every slice.
+    """
     found: dict[str, list[tuple[int, RegionScore]]] = {}
-    for index, scores in enumerate(slices):
+    for number, scores in slices:
         for score in scores:
-            found.setdefault(score.name, []).append((index, score))
+            found.setdefault(score.name, []).append((number, score))
     return [_summary(name, scores) for name, scores in found.items()]
 
 
 def _summary(name: str, scores: list[tuple[int, RegionScore]]) -> RegionSummary:
     area = sum(score.area_mm2 for _, score in scores)
-    index, worst = min(scores, key=lambda item: item[1].quality.mean)
+    number, worst = min(scores, key=lambda item: item[1].quality.mean)
     return RegionSummary(
         name=name,
         slices=len(scores),
         area_mm2=area,
         mean=sum(score.quality.mean * score.area_mm2 for _, score in scores) / area,
         below_threshold=sum(score.quality.below_threshold * score.area_mm2 for _, score in scores) / area,
-        worst=(index, worst.quality.mean),
+        worst=(number, worst.quality.mean),
     )

@@ -205,23 +205,38 @@ def soft_tissue(hu: FloatArray, mask: BoolArray) -> BoolArray:
     return soft
 
 
-def model_noise(noise_map: FloatArray, hu: FloatArray, mask: BoolArray) -> float | None:
-    """Median in HU of a model's own noise map [H,W] over the soft tissue of a body; None without any.
+def model_noise(noise_map: FloatArray, hu: FloatArray, mask: BoolArray, cell: int = 1) -> float | None:
+    """Median in HU of a model's own noise map over the soft tissue of a body; None without any.
 
     One pixel of every 8x8 is asked.
+
+    Args:
+        noise_map: [H/cell,W/cell], HU.
+        hu: [H,W].
+        mask: of the body [H,W].
+        cell: `ModelSpec.map_cell`.
     """
-    values = noise_map[_CELLS][soft_tissue(hu[_CELLS], mask[_CELLS])]
+    values = _at_centers(noise_map, mask, cell)[soft_tissue(hu[_CELLS], mask[_CELLS])]
     return float(np.median(values)) if values.size else None
 
 
-def expected_error(log_variance: FloatArray, mask: BoolArray) -> float | None:
+def _at_centers(coarse: FloatArray, mask: BoolArray, cell: int) -> FloatArray:
+    """The values of a map [H/cell,W/cell] at the pixels that `_CELLS` takes of a mask [H,W]."""
+    rows, columns = mask[_CELLS].shape
+    every = np.s_[MODEL_STRIDE // 2 // cell :: MODEL_STRIDE // cell]
+    found: FloatArray = coarse[every, every][:rows, :columns]
+    return found
+
+
+def expected_error(log_variance: FloatArray, mask: BoolArray, cell: int = 1) -> float | None:
     """Root mean square error, in SSIM units, that a model expects of its quality map within a mask.
 
     Args:
-        log_variance: [H,W], log of the variance of the map's error.
+        log_variance: [H/cell,W/cell], log of the variance of the map's error.
         mask: [H,W].
+        cell: `ModelSpec.map_cell`.
     """
-    inside = log_variance[_CELLS][mask[_CELLS]]
+    inside = _at_centers(log_variance, mask, cell)[mask[_CELLS]]
     return float(np.sqrt(np.exp(inside, dtype=np.float64).mean())) if inside.size else None
 
 

@@ -1,15 +1,18 @@
-"""Small SVG charts that take their colours from the page's style sheet.
+"""Small SVG charts, for pages and as files of their own.
 
-matplotlib's SVG has its colours baked in; these follow light, dark and print, and their text is the page's
-text. A `Plot` collects marks in data coordinates; `svg` draws them. Every text is escaped.
+In a page they take their colors from its style sheet: they follow light, dark and print, and their text is the
+page's text. A `Plot` collects marks in data coordinates; `svg` draws them, `stacked` makes a file of several.
+Every text is escaped.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 from markupsafe import Markup
@@ -105,7 +108,9 @@ class Plot:
             self._dot(x, y, radius, style, tooltip)
 
     def level(self, y: float, label: str, style: str = "limit") -> None:
-        """A horizontal line across the chart with a label at its right end."""
+        """A horizontal line across the chart with a label at its right end; nothing if it is off the scale."""
+        if not self.y.low <= y <= self.y.high:
+            return
         down = self._down(y)
         self.marks.append(
             f'<line class="{style}" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{down:.1f}" y2="{down:.1f}"/>'
@@ -133,10 +138,16 @@ class Plot:
             f"{escape(text)}</text>"
         )
 
-    def svg(self, description: str) -> Markup:
-        """The chart as inline SVG; `description` is what it says, for those who do not see it."""
+    def svg(self, description: str, top: int | None = None) -> Markup:
+        """The chart as inline SVG.
+
+        Args:
+            description: what it says, for those who do not see it.
+            top: where it is in the picture it is part of; None in a page, which places and scales it.
+        """
+        place = "" if top is None else f'y="{top}" width="{self.width}" height="{self.height}" '
         return Markup(
-            f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'<svg class="chart" {place}viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{escape(description)}">{self._grid()}{"".join(self.marks)}</svg>'
         )
 
@@ -187,6 +198,42 @@ class Plot:
             f"{escape(self.y.title)}</text>"
         )
         return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A finished plot with what it says in words."""
+
+    plot: Plot
+    description: str
+
+    def svg(self) -> Markup:
+        """For a page."""
+        return self.plot.svg(self.description)
+
+
+def stacked(charts: Sequence[Chart], title: str) -> str:
+    """An SVG file of charts of one width, one below the other, on white."""
+    parts, top = [], 30
+    for chart in charts:
+        parts.append(chart.plot.svg(chart.description, top))
+        top += chart.plot.height + 6
+    width = max(chart.plot.width for chart in charts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" viewBox="0 0 {width} {top}" '
+        f'font-family="sans-serif" font-size="12"><style>{_style()}</style>'
+        f'<rect width="{width}" height="{top}" fill="#fff"/>'
+        f'<text x="{LEFT}" y="19" font-size="13" font-weight="600">{escape(title)}</text>{"".join(parts)}</svg>\n'
+    )
+
+
+def _style() -> str:
+    """The rules of charts with the colors of the light theme put in: few viewers know CSS variables."""
+    templates = files("n2q_edge.report").joinpath("templates")
+    light = templates.joinpath("style.css").read_text("utf-8").partition("}")[0]
+    colors = dict(re.findall(r"--([\w-]+): (#\w+)", light))
+    rules = templates.joinpath("chart.css").read_text("utf-8")
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: colors[found[1]], rules)
 
 
 def _runs(xs: Sequence[float], ys: Sequence[object]) -> list[list[tuple[float, Any]]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from enum import Enum
@@ -14,19 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import n2q_edge
-from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport, SliceResult, worst_slices
-from n2q_edge.assessment.timing import StageTimes, summarise
+from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport, SliceResult
+from n2q_edge.assessment.summary import DomainSummary, Range, SeriesSummary
 from n2q_edge.machine import describe_machine
-from n2q_edge.quality.domain import Deviation, series_text, summarise_deviations
-from n2q_edge.quality.policy import Judgement, Policy, load_policy
-from n2q_edge.quality.regions import RegionScore, RegionSummary, summarise_regions
+from n2q_edge.quality.domain import Deviation
+from n2q_edge.quality.policy import Judgement
+from n2q_edge.quality.regions import RegionScore, RegionSummary
 from n2q_edge.quality.scores import QUALITY_THRESHOLD, to_percent
 from n2q_edge.report.text import printable
 
 if TYPE_CHECKING:
     from n2q_edge.dicom_out.objects import SeriesObjects
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def schema() -> dict[str, Any]:
@@ -44,9 +42,7 @@ def json_pieces(document: dict[str, Any]) -> Iterator[str]:
 def build(
     assessment: Assessment,
     *,
-    worst: int,
     fail_below: float | None = None,
-    policy: Policy | None = None,
     segmentation: Path | None = None,
     dicom: Sequence[SeriesObjects] | None = None,
 ) -> dict[str, Any]:
@@ -54,19 +50,17 @@ def build(
 
     Args:
         assessment: the run.
-        worst: how many worst slices every summary names.
         fail_below: the threshold of `--fail-below`, which decides the exit code.
-        policy: what judges the series; the default policy if not given.
         segmentation: the file the regions are from; None if they are tissue classes.
         dicom: the DICOM objects of every series; None if none were asked for.
     """
-    policy = policy or load_policy()
+    policy = assessment.policy
     return {
         "schema_version": SCHEMA_VERSION,
         "n2q_edge_version": n2q_edge.__version__,
         "created": assessment.created.isoformat(timespec="seconds").replace("+00:00", "Z"),
         "complete": assessment.complete,
-        "exit_code": int(assessment.exit_code(fail_below, policy)),
+        "exit_code": int(assessment.exit_code(fail_below)),
         "settings": {
             "batch": assessment.batch,
             "quality_threshold": QUALITY_THRESHOLD,
@@ -81,7 +75,7 @@ def build(
             "sha256": policy.sha256,
         },
         "files": count_files(assessment),
-        "series": [_series(report, worst, policy, _objects(report, dicom)) for report in assessment.series],
+        "series": [_series(report, _objects(report, dicom)) for report in assessment.series],
         "rejected": [_rejected(item) for item in assessment.rejected],
         "skipped": [
             {"path": printable(item.path), "reason": item.reason.value, "frame": item.frame}
@@ -125,7 +119,8 @@ def _model(assessment: Assessment) -> dict[str, Any]:
     }
 
 
-def _series(report: SeriesReport, worst: int, policy: Policy, dicom: dict[str, Any] | None) -> dict[str, Any]:
+def _series(report: SeriesReport, dicom: dict[str, Any] | None) -> dict[str, Any]:
+    summary = report.summary
     return {
         "number": report.number,
         "study_instance_uid": report.series.study_instance_uid,
@@ -133,10 +128,10 @@ def _series(report: SeriesReport, worst: int, policy: Policy, dicom: dict[str, A
         "stack": report.series.stack,
         "protocol": plain(report.series.protocol),
         "flags": list(report.series.flags),
-        "verdict": _verdict(report.judge(policy)),
-        "summary": _summary(report, worst),
+        "verdict": _verdict(summary.verdict),
+        "summary": _summary(summary),
         "dicom": dicom,
-        "latency": _latency([result.times for result in report.slices]),
+        "latency": _latency(summary),
         "slices": [_slice(result) for result in report.slices],
     }
 
@@ -179,35 +174,43 @@ def _verdict(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _summary(report: SeriesReport, worst: int) -> dict[str, Any]:
-    means = report.quality_means
-    noise = [result.noise_hu for result in report.slices if result.noise_hu is not None]
-    levels = Counter(result.dose.level for result in report.slices if result.dose)
+def _summary(summary: SeriesSummary) -> dict[str, Any]:
+    quality, noise, model_noise = summary.quality, summary.noise_hu, summary.model_noise_hu
     return {
-        "slices": len(report.slices),
-        "slices_scored": len(means),
+        "slices": summary.slices,
+        "slices_scored": summary.scored,
         "quality": {
-            "mean": _rounded(report.mean_quality),
-            "min": _rounded(min(means, default=None)),
-            "p05": _rounded(sorted(means)[int(0.05 * (len(means) - 1))] if means else None),
+            "mean": _rounded(quality.mean if quality else None),
+            "min": _rounded(quality.min if quality else None),
+            "p05": _rounded(quality.p05 if quality else None),
         },
-        "worst": [result.number for result in worst_slices(report.slices, worst)],
-        "dose": [{"level": level, "slices": levels[level]} for level in sorted(levels)],
-        "noise_hu_median": _rounded(statistics.median(noise) if noise else None, 3),
-        "out_of_domain": _out_of_domain(report),
-        "regions": [_region_summary(region, report) for region in _regions(report)],
-        "seconds": round(report.seconds, 3),
+        "worst": [result.number for result in summary.worst],
+        "dose": [asdict(count) for count in summary.dose],
+        "noise_hu_median": _rounded(noise.median if noise else None, 3),
+        "noise_hu_min": _rounded(noise.min if noise else None, 3),
+        "noise_hu_max": _rounded(noise.max if noise else None, 3),
+        "model_noise_hu_median": _rounded(model_noise.median if model_noise else None, 3),
+        "tube_current_ma": _range(summary.tube_current_ma),
+        "exposure_mas": _range(summary.exposure_mas),
+        "out_of_domain": _out_of_domain(summary.domain),
+        "flags": dict(summary.flags),
+        "regions": [_region_summary(region) for region in summary.regions],
+        "seconds": round(summary.seconds, 3),
     }
 
 
-def _out_of_domain(report: SeriesReport) -> dict[str, Any] | None:
+def _range(values: Range | None) -> dict[str, Any] | None:
+    return None if values is None else asdict(values)
+
+
+def _out_of_domain(domain: DomainSummary | None) -> dict[str, Any] | None:
     """How many slices are unlike the training data, and why; None if the model cannot tell."""
-    found = [result.out_of_domain for result in report.slices if result.out_of_domain is not None]
-    if not found:
+    if domain is None:
         return None
     return {
-        "slices": sum(bool(each) for each in found),
-        "text": series_text(found),
+        "slices": domain.slices,
+        "share": _rounded(domain.share),
+        "text": domain.text,
         "reasons": [
             {
                 "code": each.code,
@@ -217,7 +220,7 @@ def _out_of_domain(report: SeriesReport) -> dict[str, Any] | None:
                 "training": [_rounded(value) for value in each.training],
                 "text": each.text,
             }
-            for each in summarise_deviations(found)
+            for each in domain.reasons
         ],
     }
 
@@ -232,28 +235,24 @@ def _deviation(deviation: Deviation) -> dict[str, Any]:
     }
 
 
-def _regions(report: SeriesReport) -> list[RegionSummary]:
-    return summarise_regions(result.regions for result in report.slices)
-
-
-def _region_summary(region: RegionSummary, report: SeriesReport) -> dict[str, Any]:
-    index, mean = region.worst
+def _region_summary(region: RegionSummary) -> dict[str, Any]:
+    number, mean = region.worst
     return {
         "name": printable(region.name),
         "slices": region.slices,
         "area_mm2": _rounded(region.area_mm2, 1),
         "mean": _rounded(region.mean),
         "below_threshold": _rounded(region.below_threshold),
-        "worst": {"slice": report.slices[index].number, "mean": _rounded(mean)},
+        "worst": {"slice": number, "mean": _rounded(mean)},
     }
 
 
-def _latency(times: list[StageTimes]) -> dict[str, Any]:
+def _latency(summary: SeriesSummary) -> dict[str, Any]:
     return {
-        "samples": len(times),
+        "samples": summary.slices,
         "stages_ms": {
             stage: {"p50": round(p.p50, 3), "p90": round(p.p90, 3), "p99": _rounded(p.p99, 3)}
-            for stage, p in summarise(times).items()
+            for stage, p in summary.latency.items()
         },
     }
 

@@ -13,9 +13,8 @@ from typing import Any
 from n2q_edge.assessment.results import Assessment, SeriesReport
 from n2q_edge.files import write_file
 from n2q_edge.report import document, html, slices_csv
-from n2q_edge.report.text import number
 
-OWN_PICTURE = re.compile(r"series\d{3,}_(quality|slice\d{4,})\.png")
+OWN_PICTURE = re.compile(r"series\d{3,}_(along\.svg|slice\d{4,}\.png)")
 
 
 def write_folder(assessment: Assessment, built: dict[str, Any], folder: Path) -> list[Path]:
@@ -47,22 +46,17 @@ def write_folder(assessment: Assessment, built: dict[str, Any], folder: Path) ->
 
 def _remove_old_pictures(folder: Path) -> None:
     """Pictures of an earlier run would pass for this one's."""
-    for path in folder.glob("series*_*.png"):
+    for path in folder.glob("series*_*"):
         if OWN_PICTURE.fullmatch(path.name):
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 def _pictures(report: SeriesReport, assessment: Assessment, folder: Path) -> list[Path]:
-    from n2q_edge.report.pictures import series_picture, slice_picture
+    from n2q_edge.report.pictures import series_pictures
 
-    name, spec = f"series{report.number:03d}", assessment.spec
-    title = f"series {report.number}, model {spec.name} {spec.version}"
-    written = [folder / f"{name}_quality.png"]
-    write_file(written[0], series_picture(report, spec, f"Quality along {title}"))
-    for result in report.worst:
-        place = "" if result.ref.position_mm is None else f", z = {number(result.ref.position_mm, 1)} mm"
-        path = folder / f"{name}_slice{result.number:04d}.png"
-        write_file(path, slice_picture(result, spec, f"Slice {result.number} of {title}{place}"))
-        written.append(path)
+    written = []
+    for name, content in series_pictures(report, assessment.spec):
+        write_file(folder / name, content)
+        written.append(folder / name)
     return written

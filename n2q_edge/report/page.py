@@ -17,7 +17,7 @@ VERDICTS = {
     "unusable": ("bad", "✕", "Unusable", "quality renders the images unusable"),
     None: ("none", "?", "Not judged", ""),
 }
-"""Of a verdict: style class, sign (colour is never the only one), headline, what it means."""
+"""Of a verdict: style class, sign (color is never the only one), headline, what it means."""
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
@@ -42,7 +42,7 @@ def render_pieces(template: str, context: Mapping[str, Any]) -> Iterator[str]:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    stream = environment.get_template(template).stream(verdicts=VERDICTS, **context)
+    stream = environment.get_template(template).stream(verdicts=VERDICTS, capital=capital, **context)
     stream.enable_buffering(PIECE)
     return stream
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,10 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult, worst_slices
-from n2q_edge.assessment.timing import summarise
-from n2q_edge.quality.domain import series_text
-from n2q_edge.quality.policy import Judgement, Policy, Verdict, load_policy
+from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
+from n2q_edge.assessment.summary import Range, SeriesSummary
+from n2q_edge.quality.policy import Judgement, Verdict
 from n2q_edge.quality.scores import QUALITY_THRESHOLD
 from n2q_edge.report.document import count_files
 from n2q_edge.report.text import number, percent, printable, shorten
@@ -29,35 +28,35 @@ VERDICT_STYLES = {
 }
 REJECTED_SHOWN = 10
 STAGE_NAMES = {"h2d": "  h2d", "compute": "  compute", "d2h": "  d2h", "total": "total (arrival to result)"}
-PROTOCOL_UNITS = {"kvp": "kV", "exposure_mas": "mAs", "ctdivol": "mGy", "slice_thickness_mm": "mm"}
+PROTOCOL_UNITS = {"kvp": "kV", "ctdivol": "mGy", "slice_thickness_mm": "mm"}
 
 
-def render(assessment: Assessment, console: Console, *, worst: int, policy: Policy | None = None) -> None:
-    """Print series by series, then what was rejected and skipped; without a policy the default judges."""
-    policy = policy or load_policy()
+def render(assessment: Assessment, console: Console) -> None:
+    """Print series by series, then what was rejected and skipped."""
     for report in assessment.series:
         if report.slices:
-            _render_series(report, console, worst, policy)
+            _render_series(report, console)
     _render_left_out(assessment, console)
 
 
-def _render_series(report: SeriesReport, console: Console, worst: int, policy: Policy) -> None:
+def _render_series(report: SeriesReport, console: Console) -> None:
+    summary = report.summary
     console.print(
         Text(f"Series {report.number}  {printable(report.series.series_instance_uid)}", style="bold")
     )
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    judgement = report.judge(policy)
-    facts.add_row("verdict", Text(_verdict(judgement), style=VERDICT_STYLES[judgement.verdict]))
-    for label, text in _facts(report):
+    verdict = summary.verdict
+    facts.add_row("verdict", Text(_verdict(verdict), style=VERDICT_STYLES[verdict.verdict]))
+    for label, text in _facts(report, summary):
         facts.add_row(label, Text(text))
     console.print(Padding(facts, INDENT, expand=False))
     console.print()
-    if worst and report.quality_means:
-        console.print(Padding(_worst_table(worst_slices(report.slices, worst)), INDENT, expand=False))
+    if summary.worst:
+        console.print(Padding(_worst_table(summary.worst), INDENT, expand=False))
         console.print()
-    console.print(Padding(_latency_table(report), INDENT, expand=False))
+    console.print(Padding(_latency_table(summary), INDENT, expand=False))
     console.print()
 
 
@@ -71,41 +70,46 @@ def _verdict(judgement: Judgement) -> str:
     return f"{words[judgement.verdict]}: {'; '.join(map(printable, judgement.reasons))}"
 
 
-def _facts(report: SeriesReport) -> Iterable[tuple[str, str]]:
-    protocol = _protocol(report.series.protocol)
+def _facts(report: SeriesReport, summary: SeriesSummary) -> Iterable[tuple[str, str]]:
+    protocol = _protocol(report.series.protocol, summary)
     if protocol:
         yield "protocol", protocol
-    yield "slices", f"{len(report.slices)} in {report.seconds:.1f} s"
-    means = report.quality_means
-    if means:
+    yield "slices", f"{summary.slices} in {summary.seconds:.1f} s"
+    quality, noise, domain = summary.quality, summary.noise_hu, summary.domain
+    if quality:
         yield (
             "quality",
-            f"mean {report.mean_quality:.3f}, lowest slice {min(means):.3f} (SSIM predicted in the body)",
+            f"mean {quality.mean:.3f}, lowest slice {quality.min:.3f} (SSIM predicted in the body)",
         )
-    dose = Counter(result.dose.level for result in report.slices if result.dose)
-    if dose:
-        yield "looks like", ", ".join(f"{percent(level)} dose: {dose[level]}" for level in sorted(dose))
-    noise = sorted(result.noise_hu for result in report.slices if result.noise_hu is not None)
+    if summary.dose:
+        yield "looks like", ", ".join(f"{percent(each.level)} dose: {each.slices}" for each in summary.dose)
     if noise:
-        yield "noise", f"{noise[0]:.1f} to {noise[-1]:.1f} HU, median {noise[len(noise) // 2]:.1f}"
-    strange = series_text([result.out_of_domain for result in report.slices])
-    if strange:
-        yield "domain", strange
-    counts = Counter(flag for result in report.slices for flag in result.flags)
-    flags = [*report.series.flags, *(f"{flag} (in {count})" for flag, count in counts.items())]
+        yield "noise", f"{noise.min:.1f} to {noise.max:.1f} HU, median {noise.median:.1f}"
+    if domain and domain.text:
+        yield "domain", domain.text
+    counts = (f"{flag} (in {count})" for flag, count in summary.flags.items())
+    flags = [*report.series.flags, *counts]
     if flags:
         yield "flags", ", ".join(flags)
 
 
-def _protocol(protocol: Mapping[str, Any]) -> str:
+def _protocol(protocol: Mapping[str, Any], summary: SeriesSummary) -> str:
     """What most decides the noise of a scan, as far as the headers tell it."""
-    parts = [f"{protocol[name]:g} {unit}" for name, unit in PROTOCOL_UNITS.items() if protocol.get(name)]
-    parts[:0] = [printable(protocol[name]) for name in ("manufacturer", "model") if protocol.get(name)]
+    parts = [printable(protocol[name]) for name in ("manufacturer", "model") if protocol.get(name)]
+    parts += [f"{protocol[name]:g} {unit}" for name, unit in PROTOCOL_UNITS.items() if protocol.get(name)]
+    ranges = ((summary.tube_current_ma, "mA"), (summary.exposure_mas, "mAs"))
+    parts += [_range(values, unit) for values, unit in ranges if values]
     parts += [f"kernel {printable(protocol['kernel'])}"] if protocol.get("kernel") else []
     return ", ".join(parts)
 
 
-def _worst_table(results: list[SliceResult]) -> Table:
+def _range(values: Range, unit: str) -> str:
+    """'9 to 115 mA', with a mark where the header contradicts itself."""
+    ends = dict.fromkeys((f"{values.low:g}", f"{values.high:g}"))
+    return f"{' to '.join(ends)} {unit}{' (doubtful)' if values.doubtful else ''}"
+
+
+def _worst_table(results: Sequence[SliceResult]) -> Table:
     table = _table("worst slices")
     for heading in ("slice", "z mm", "mean", "p05", f"< {QUALITY_THRESHOLD:g}", "dose", "noise HU"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -127,14 +131,14 @@ def _worst_table(results: list[SliceResult]) -> Table:
     return table
 
 
-def _latency_table(report: SeriesReport) -> Table:
-    summary = summarise([result.times for result in report.slices])
+def _latency_table(summary: SeriesSummary) -> Table:
+    latency = dict(summary.latency)
     table = _table("latency, ms")
     for heading in ("stage", "p50", "p90", "p99"):
         table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
-    if "h2d" not in summary:
-        summary.pop("compute", None)  # without transfers it is what `infer` is
-    for stage, values in summary.items():
+    if "h2d" not in latency:
+        latency.pop("compute", None)  # without transfers it is what `infer` is
+    for stage, values in latency.items():
         name = STAGE_NAMES.get(stage, stage)
         table.add_row(name, number(values.p50, 1), number(values.p90, 1), number(values.p99, 1))
     return table

@@ -64,7 +64,7 @@ RUNTIMES: dict[str, RuntimeModule] = {
 AUTO = "auto"
 CPU_RUNTIMES = ("onnxruntime", "openvino")  # those that open ONNX files; the first is the default
 # The measured fastest of them by the class of the network (`spec.network`): ms a slice of 512x512, float32,
-# 2 threads, on two machines (SCIENCE.md 6, and a repeat on an EPYC 9004).
+# 2 threads, on two machines (the second an EPYC 9004).
 FASTEST = {
     "unet": "openvino",  # 301 and 171, against 399 and 228 for ONNX Runtime
     "compact": "onnxruntime",  # 33.5 and 20, against 57 and 24 for OpenVINO

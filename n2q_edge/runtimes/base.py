@@ -33,9 +33,10 @@ class Inference:
         dose_probabilities: float32 [N,K], one row sums to 1; the levels are `spec.dose_levels`. None if the
             model has no dose head.
         timing: of the whole batch.
-        noise_map: float32 [N,1,H,W], noise standard deviation in HU, if the model gives one.
-        log_variance: float32 [N,1,H,W], log of the variance of the quality map's error, if the model gives
-            one.
+        noise_map: float32 [N,1,H/c,W/c], noise standard deviation in HU, if the model gives one; c is
+            `spec.map_cell`, see `n2q_edge.runtimes.grid` for one value a pixel.
+        log_variance: float32 [N,1,H/c,W/c], log of the variance of the quality map's error, if the model
+            gives one.
     """
 
     quality_map: FloatArray
@@ -59,15 +60,18 @@ class Runtime(Protocol):
     def describe(self) -> dict[str, Any]:
         """Name, version, device, threads and options of the runtime, for the report."""
 
-    def infer(self, hu: FloatArray) -> Inference:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
         """Run the model.
 
         Args:
             hu: float32 [N,1,H,W], Hounsfield units in [-1024, 3071]; H and W multiples of
                 `spec.size_multiple`.
+            reference_noise_hu: float32 [N], noise in HU of the full-dose twin of each slice, measured as
+                `noise_hu` is; 0 where unknown. None is unknown for all. Only models whose spec
+                `takes_reference` can be told any.
 
         Raises:
-            ModelError: the runtime failed on this input.
+            ModelError: an input is not what the model takes, or the runtime failed on it.
         """
 
     def close(self) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
 from n2q_edge.runtimes.model_file import ModelFile
-from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
+from n2q_edge.spec import HU_INPUT, HU_MAX, HU_MIN, REFERENCE_INPUT, ModelSpec
 
-INPUT_NAME = "hu"
+INPUT_NAME = HU_INPUT
+INPUT_PORTS = {HU_INPUT: (None, 1, None, None), REFERENCE_INPUT: (None,)}
+MAX_REFERENCE_HU = 1000.0
 ROUNDING = 1e-3  # how far beyond [0, 1] an arithmetic error may take an output; more is another quantity
 
 
@@ -40,10 +42,10 @@ def check_signature(spec: ModelSpec, inputs: Sequence[Port], outputs: Sequence[P
     Raises:
         ModelError: a name, type or shape differs, or N, H or W is fixed.
     """
-    expected = Port(INPUT_NAME, "float32", (None, 1, None, None))
-    if list(inputs) != [expected]:
+    wanted_inputs = [Port(name, "float32", INPUT_PORTS[name]) for name in spec.inputs]
+    if list(inputs) != wanted_inputs:
         raise ModelError(
-            f"{source}: its inputs are {_describe(inputs)}, expected {_describe([expected])} "
+            f"{source}: its inputs are {_describe(inputs)}, expected {_describe(wanted_inputs)} "
             "(? may vary): export it again with 'n2q-edge export'"
         )
     names = [port.name for port in outputs]
@@ -91,6 +93,51 @@ def check_input(hu: FloatArray, spec: ModelSpec) -> FloatArray:
     return np.ascontiguousarray(hu)
 
 
+def check_reference(reference_noise_hu: FloatArray | None, count: int, spec: ModelSpec) -> FloatArray | None:
+    """The second input of a batch of `count` slices: float32 [N], zeros where nobody gives any.
+
+    Returns:
+        None for a model that has no such input.
+
+    Raises:
+        ModelError: not [N], a value that is not in [0, 1000] HU, or a model that cannot be told.
+    """
+    if reference_noise_hu is None:
+        return np.zeros(count, dtype=np.float32) if spec.takes_reference else None
+    reference = np.asarray(reference_noise_hu, dtype=np.float32)
+    if reference.shape != (count,):
+        raise ModelError(f"reference_noise_hu has one value a slice, [{count}], got {list(reference.shape)}")
+    if not (reference.min() >= 0 and reference.max() <= MAX_REFERENCE_HU):  # false for NaN, too
+        raise ModelError(f"reference_noise_hu lies in [0, {MAX_REFERENCE_HU:.0f}] HU, 0 for unknown")
+    if spec.takes_reference:
+        return np.ascontiguousarray(reference)
+    if reference.any():
+        raise ModelError(f"model {spec.name!r} takes no reference noise: give none, or use one that does")
+    return None
+
+
+def feeds(hu: FloatArray, reference_noise_hu: FloatArray | None, spec: ModelSpec) -> dict[str, FloatArray]:
+    """The inputs of a model by name, in the spec's order, checked.
+
+    Raises:
+        ModelError: see `check_input` and `check_reference`.
+    """
+    checked = {HU_INPUT: check_input(hu, spec)}
+    reference = check_reference(reference_noise_hu, len(hu), spec)
+    if reference is not None:
+        checked[REFERENCE_INPUT] = reference
+    return checked
+
+
+def output_shape(name: str, hu_shape: tuple[int, ...], spec: ModelSpec) -> tuple[int, ...]:
+    """The shape of an output for an input [N,1,H,W]."""
+    count, _, height, width = hu_shape
+    if name == "dose_probabilities":
+        return count, len(spec.dose_levels)
+    cell = 1 if name == "quality_map" else spec.map_cell
+    return count, 1, height // cell, width // cell
+
+
 def inference(
     arrays: Mapping[str, FloatArray], hu: FloatArray, spec: ModelSpec, timing: InferTiming
 ) -> Inference:
@@ -101,9 +148,8 @@ def inference(
     Raises:
         ModelError: a shape or type is wrong, or a value is no SSIM or no probability.
     """
-    images, levels = hu.shape, len(spec.dose_levels)
     for name, array in arrays.items():
-        shape = (images[0], levels) if name == "dose_probabilities" else images
+        shape = output_shape(name, hu.shape, spec)
         if array.dtype != np.float32 or array.shape != shape:
             raise ModelError(
                 f"model {spec.name!r}: {name} is {array.dtype} {list(array.shape)}, "

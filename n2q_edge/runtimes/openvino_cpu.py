@@ -11,7 +11,15 @@ import numpy as np
 
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
-from n2q_edge.runtimes.checks import Choice, Port, check_input, check_signature, description, inference
+from n2q_edge.runtimes.checks import (
+    INPUT_NAME,
+    Choice,
+    Port,
+    check_signature,
+    description,
+    feeds,
+    inference,
+)
 from n2q_edge.runtimes.libraries import first_line, import_openvino
 from n2q_edge.runtimes.model_file import ModelFile
 from n2q_edge.spec import SPEC_KEY, ModelSpec
@@ -90,15 +98,15 @@ class OpenVinoModel:
         """Name, version, provider, device and threads."""
         return dict(self._description)
 
-    def infer(self, hu: FloatArray) -> Inference:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
         """Run the model on HU [N,1,H,W]; see `Runtime.infer`."""
         if self._request is None:
             raise ModelError(f"runtime {NAME!r} is closed")
         start = time.perf_counter_ns()
-        checked = check_input(hu, self._spec)
+        inputs = feeds(hu, reference_noise_hu, self._spec)
         compute_start = time.perf_counter_ns()
         try:
-            self._request.infer([checked], share_inputs=True)
+            self._request.infer(list(inputs.values()), share_inputs=True)
         except Exception as error:
             raise ModelError(f"openvino failed on a {list(hu.shape)} input: {first_line(error)}") from None
         compute = (time.perf_counter_ns() - compute_start) / 1e6
@@ -108,7 +116,7 @@ class OpenVinoModel:
             for index, name in enumerate(self._spec.outputs)
         }
         total = (time.perf_counter_ns() - start) / 1e6
-        return inference(outputs, checked, self._spec, InferTiming(total=total, compute=compute))
+        return inference(outputs, inputs[INPUT_NAME], self._spec, InferTiming(total=total, compute=compute))
 
     def close(self) -> None:
         """Free the compiled model."""

@@ -20,9 +20,9 @@ from n2q_edge.runtimes.checks import (
     INPUT_NAME,
     Choice,
     Port,
-    check_input,
     check_signature,
     description,
+    feeds,
     inference,
 )
 from n2q_edge.runtimes.libraries import first_line, import_onnxruntime
@@ -139,29 +139,29 @@ class OnnxRuntimeModel:
         """Name, version, provider, device and threads."""
         return dict(self._description)
 
-    def infer(self, hu: FloatArray) -> Inference:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
         """Run the model on HU [N,1,H,W]; see `Runtime.infer`."""
         if self._session is None:
             raise ModelError(f"runtime {self._description['name']!r} is closed")
         start = time.perf_counter_ns()
-        checked = check_input(hu, self._spec)
+        inputs = feeds(hu, reference_noise_hu, self._spec)
         try:
             if self._on_host:
-                outputs, timing = self._run_on_host(checked)
+                outputs, timing = self._run_on_host(inputs)
             else:
-                outputs, timing = self._run_on_device(checked, _device(self._provider))
+                outputs, timing = self._run_on_device(inputs, _device(self._provider))
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise ModelError(f"onnxruntime failed on a {list(hu.shape)} input: {first_line(error)}") from None
         return inference(
             dict(zip(self._spec.outputs, outputs, strict=True)),
-            checked,
+            inputs[INPUT_NAME],
             self._spec,
             InferTiming(total=_ms_since(start), **timing),
         )
 
-    def _run_on_host(self, hu: FloatArray) -> tuple[list[FloatArray], dict[str, float]]:
+    def _run_on_host(self, inputs: dict[str, FloatArray]) -> tuple[list[FloatArray], dict[str, float]]:
         start = time.perf_counter_ns()
-        outputs = self._session_for_caller().run(list(self._spec.outputs), {INPUT_NAME: hu})
+        outputs = self._session_for_caller().run(list(self._spec.outputs), inputs)
         return outputs, {"compute": _ms_since(start)}
 
     def _session_for_caller(self) -> Any:
@@ -176,11 +176,14 @@ class OnnxRuntimeModel:
             self._callers[caller] = now
             return self._session if len(self._callers) == 1 else self._single
 
-    def _run_on_device(self, hu: FloatArray, device: str) -> tuple[list[FloatArray], dict[str, float]]:
+    def _run_on_device(
+        self, inputs: dict[str, FloatArray], device: str
+    ) -> tuple[list[FloatArray], dict[str, float]]:
         """Copy, compute, copy back as three steps, so that each can be timed."""
         start = time.perf_counter_ns()
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input(INPUT_NAME, self._library.OrtValue.ortvalue_from_numpy(hu, device, 0))
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, self._library.OrtValue.ortvalue_from_numpy(array, device, 0))
         for name in self._spec.outputs:
             binding.bind_output(name, device)
         binding.synchronize_inputs()

@@ -129,6 +129,8 @@ def _from_fields(fields: dict[str, Any]) -> Sidecar:
     for name in ("capabilities", "flags", "targets"):
         fields[name] = tuple(map(str, fields[name]))
     sidecar = Sidecar(**fields)
+    if set(sidecar.spec.inputs) - set(sidecar.shapes):
+        raise ModelError(f"no shape of the inputs {list(sidecar.spec.inputs)}")
     if "hu" not in sidecar.shapes or len(sidecar.shapes["hu"]) != 4:
         raise ModelError("no shape of the input 'hu'")
     if sidecar.identity != identity:

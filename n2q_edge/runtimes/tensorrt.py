@@ -20,7 +20,7 @@ from n2q_edge.errors import ModelError
 from n2q_edge.runtimes import cuda
 from n2q_edge.runtimes import tensorrt_library as library
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
-from n2q_edge.runtimes.checks import INPUT_NAME, Choice, check_input, description, inference
+from n2q_edge.runtimes.checks import INPUT_NAME, Choice, description, feeds, inference
 from n2q_edge.runtimes.cuda import Buffer, Cuda, Device
 from n2q_edge.runtimes.engine_header import PlanHeader, read_header, same_version
 from n2q_edge.runtimes.libraries import first_line
@@ -185,12 +185,13 @@ class TensorRTModel:
         """Name, version, device, how it runs."""
         return dict(self._description)
 
-    def infer(self, hu: FloatArray) -> Inference:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
         """Run the model on HU [N,1,H,W]; see `Runtime.infer`. H and W must be those of the engine."""
         if self._engine is None:
             raise ModelError(f"runtime {NAME!r} is closed")
         start = time.perf_counter_ns()
-        checked = check_input(hu, self._spec)
+        inputs = feeds(hu, reference_noise_hu, self._spec)
+        checked = inputs[INPUT_NAME]
         batch, _, height, width = self._sidecar.shapes[INPUT_NAME]
         if checked.shape[2:] != (height, width):
             raise ModelError(
@@ -199,7 +200,10 @@ class TensorRTModel:
                 f"--size {checked.shape[2]}x{checked.shape[3]}"
             )
         lane = self._lane()
-        parts = [lane.run(checked[first : first + batch]) for first in range(0, len(checked), batch)]
+        parts = [
+            lane.run({name: array[first : first + batch] for name, array in inputs.items()})
+            for first in range(0, len(checked), batch)
+        ]
         arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in self._spec.outputs}
         stages = [sum(stage) for stage in zip(*(part[1] for part in parts), strict=True)]
         if self._cuda.device.integrated:  # nothing was copied
@@ -248,7 +252,7 @@ class TensorRTModel:
         engine = self._engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         have = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-        if have != self._sidecar.shapes or set(have) != {INPUT_NAME, *self._spec.outputs}:
+        if have != self._sidecar.shapes or set(have) != {*self._spec.inputs, *self._spec.outputs}:
             raise ModelError(
                 f"{self._path}: its tensors are {have}, its sidecar says {self._sidecar.shapes}: build it "
                 f"again: {self._sidecar.rebuild_command(self._path)}"
@@ -294,21 +298,19 @@ class _Lane:
             dtype = _dtype(trt, engine, name)
             self._buffers[name] = access.new_buffer(shape, dtype, mapped=access.device.integrated)
             context.set_tensor_address(name, self._buffers[name].device)
-        self._outputs = [buffer for name, buffer in self._buffers.items() if name != INPUT_NAME]
+        self._inputs = {name: self._buffers[name] for name in sidecar.spec.inputs}
+        self._outputs = {name: self._buffers[name] for name in sidecar.spec.outputs}
 
-    @property
-    def _input(self) -> Buffer:
-        return self._buffers[INPUT_NAME]
-
-    def run(self, hu: FloatArray) -> tuple[dict[str, FloatArray], list[float]]:
+    def run(self, inputs: dict[str, FloatArray]) -> tuple[dict[str, FloatArray], list[float]]:
         """Run up to a batch of slices.
 
         Returns:
             The outputs, and milliseconds of copy in, compute, copy out.
         """
-        count = len(hu)
-        self._input.host[:count] = hu
-        self._input.host[count:] = HU_MIN  # the rest of a batch is air
+        count = len(inputs[INPUT_NAME])
+        self._fill_rest(count)
+        for name, array in inputs.items():
+            self._inputs[name].host[:count] = array
         if self._graph is not None:
             self._cuda.launch(self._graph, self._stream)
         else:
@@ -316,31 +318,36 @@ class _Lane:
         self._cuda.synchronize(self._stream)
         arrays = {
             name: np.array(buffer.host[:count], dtype=np.float32)  # a copy: the buffer is used again
-            for name, buffer in self._buffers.items()
-            if name != INPUT_NAME
+            for name, buffer in self._outputs.items()
         }
         pairs = zip(self._events, self._events[1:], strict=False)
         return arrays, [self._cuda.milliseconds(start, end) for start, end in pairs]
+
+    def _fill_rest(self, count: int) -> None:
+        """What follows `count` slices in a batch is air of unknown reference."""
+        for name, buffer in self._inputs.items():
+            buffer.host[count:] = HU_MIN if name == INPUT_NAME else 0.0
 
     def _enqueue(self, *, captured: bool) -> None:
         """Copy in, compute, copy out, and the time between."""
         record, stream = self._cuda.record, self._stream
         record(self._events[0], stream, captured=captured)
-        if not self._input.mapped:
-            self._cuda.copy_in(self._input, stream)
+        for buffer in self._inputs.values():
+            if not buffer.mapped:
+                self._cuda.copy_in(buffer, stream)
         record(self._events[1], stream, captured=captured)
         context = self._context
         if not context.execute_async_v3(stream):
             raise ModelError(f"TensorRT failed: {_last_error(self._log)}")
         record(self._events[2], stream, captured=captured)
-        for buffer in self._outputs:
+        for buffer in self._outputs.values():
             if not buffer.mapped:
                 self._cuda.copy_out(buffer, stream)
         record(self._events[3], stream, captured=captured)
 
     def _warm_up(self) -> str:
         """Run, capture, run again. Returns whether there is a graph, or why not."""
-        self._input.host[:] = HU_MIN
+        self._fill_rest(0)
         for _ in range(WARM_UP_RUNS):
             self._enqueue(captured=False)
             self._cuda.synchronize(self._stream)

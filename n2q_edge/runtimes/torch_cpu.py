@@ -12,7 +12,7 @@ import numpy as np
 from n2q_edge.errors import ModelError, require
 from n2q_edge.model import checkpoint
 from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
-from n2q_edge.runtimes.checks import Choice, check_input, description, inference
+from n2q_edge.runtimes.checks import INPUT_NAME, Choice, description, feeds, inference
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile
 from n2q_edge.spec import ModelSpec
@@ -75,16 +75,16 @@ class TorchModel:
         """Name, version, provider, device and threads."""
         return dict(self._description)
 
-    def infer(self, hu: FloatArray) -> Inference:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
         """Run the model on HU [N,1,H,W]; see `Runtime.infer`."""
         if self._network is None:
             raise ModelError(f"runtime {NAME!r} is closed")
         start = time.perf_counter_ns()
-        checked = check_input(hu, self._spec)
+        inputs = feeds(hu, reference_noise_hu, self._spec)
         compute_start = time.perf_counter_ns()
         try:
             with self._torch.inference_mode():
-                outputs = self._network(self._torch.tensor(checked))
+                outputs = self._network(*(self._torch.tensor(array) for array in inputs.values()))
         except RuntimeError as error:
             raise ModelError(f"torch failed on a {list(hu.shape)} input: {first_line(error)}") from None
         compute = (time.perf_counter_ns() - compute_start) / 1e6
@@ -92,7 +92,7 @@ class TorchModel:
             name: np.array(output.numpy()) for name, output in zip(self._spec.outputs, outputs, strict=True)
         }
         total = (time.perf_counter_ns() - start) / 1e6
-        return inference(arrays, checked, self._spec, InferTiming(total=total, compute=compute))
+        return inference(arrays, inputs[INPUT_NAME], self._spec, InferTiming(total=total, compute=compute))
 
     def close(self) -> None:
         """Free the network."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from n2q_edge.assessment.lanes import Lanes, worker_count
-from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport, SliceResult, mean_quality
+from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport, SliceResult
 from n2q_edge.assessment.run import Readers, SliceAssessor
 from n2q_edge.assessment.slice_result import tissue_regions
 from n2q_edge.assessment.timing import now_ms
+from n2q_edge.assessment.worst import WorstSlices
 from n2q_edge.dicom.archives import Opener
 from n2q_edge.dicom.image import Image
 from n2q_edge.dicom.order import make_series
@@ -62,8 +62,6 @@ class ModelAssessor:
         self._policy: Policy = load_policy(Path(settings.assess.policy) if settings.assess.policy else None)
         self._slices = SliceAssessor(lanes, readers, tissue_regions)
         self._pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="n2q-slice")
-        self._worst: dict[str, list[SliceResult]] = {}  # by Series Instance UID, with pixels
-        self._lock = threading.Lock()
 
     def describe(self) -> str:
         """Model and runtime, for people."""
@@ -82,23 +80,15 @@ class ModelAssessor:
             found = examine(Source(path, path), opener)
         results: list[SliceResult | Rejection] = []
         if isinstance(found, Image):
-            for ref in found.slices:
-                (done,) = self._slices.assess([(1, ref)])
-                results.append(self._without_pixels(done.outcome, found.series_instance_uid))
+            results = [self._slice(1, ref) for ref in found.slices]
         file = _File(found, results, began, now_ms())
         return Outcome(_code(file), digest(path), file)
 
-    def _without_pixels(self, result: SliceResult | Rejection, series: str) -> SliceResult | Rejection:
-        """Keep the pixels of the worst slices of a series, drop the others'."""
-        if not isinstance(result, SliceResult):
-            return result
-        if result.quality:
-            with self._lock:
-                worst = self._worst.setdefault(series, [])
-                worst.append(result)
-                worst.sort(key=mean_quality)
-                del worst[self._settings.assess.worst :]
-        return replace(result, images=None)
+    def _slice(self, number: int, ref: SliceRef, *, pixels: bool = False) -> SliceResult | Rejection:
+        (done,) = self._slices.assess([(number, ref)])
+        if isinstance(done.outcome, SliceResult) and not pixels:
+            return replace(done.outcome, images=None)
+        return done.outcome
 
     # ------------------------------------------------------------------------------------------- a series
 
@@ -112,15 +102,11 @@ class ModelAssessor:
         model |= {"name": self._runtime.spec.name, "version": self._runtime.spec.version}
         if not assessment.slices_assessed:
             return Written((), {"slices": 0, "not_assessed": _why_not(files)}, model)
-        worst = self._settings.assess.worst
-        built = document.build(assessment, worst=worst, policy=self._policy)
+        built = document.build(assessment)
         write_folder(assessment, built, folder)
         objects = self._objects(folder, assessment, revision, predecessor)
         self._remember(assessment)
-        with self._lock:
-            for report in assessment.series:
-                self._worst.pop(report.series.series_instance_uid, None)
-        return Written(objects, _summary(built, assessment, self._settings), model)
+        return Written(objects, _summary(assessment, self._settings), model)
 
     def _assessment(self, files: Sequence[_File]) -> Assessment:
         """The run that would have had these files as its input."""
@@ -133,6 +119,7 @@ class ModelAssessor:
             files_seen=len(files),
             skipped=[file.found for file in files if isinstance(file.found, Skipped)],
             rejected=[file.found for file in files if isinstance(file.found, Rejected)],
+            policy=self._policy,
         )
         results: dict[tuple[str, int | None], SliceResult] = {}
         for file in files:
@@ -152,17 +139,19 @@ class ModelAssessor:
     def _report(
         self, number: int, series: Series, results: dict[tuple[str, int | None], SliceResult]
     ) -> SeriesReport:
-        report = SeriesReport(number, series)
-        with self._lock:
-            pixels = {_key(each.ref): each.images for each in self._worst.get(series.series_instance_uid, ())}
+        report = SeriesReport(number, series, self._policy)
+        selection = WorstSlices(self._settings.assess.worst, len(series.slices))
         for place, ref in enumerate(series.slices, start=1):
             if result := results.get(_key(ref)):
-                placed = _placed(result, place, ref)
-                report.slices.append(placed)
-                if images := pixels.get(_key(ref)):
-                    report.worst.append(replace(placed, images=images))
-        report.worst.sort(key=mean_quality)
+                report.slices.append(_placed(result, place, ref))
+                selection.add(report.slices[-1])
+        report.worst = [self._with_pixels(each) for each in selection.chosen()]
         return report
+
+    def _with_pixels(self, result: SliceResult) -> SliceResult:
+        """The pixels of a slice are not kept while its series arrives: a few are made again."""
+        again = self._slice(result.number, result.ref, pixels=True)
+        return replace(result, images=again.images) if isinstance(again, SliceResult) else result
 
     def _objects(
         self, folder: Path, assessment: Assessment, revision: int, predecessor: str | None
@@ -172,7 +161,6 @@ class ModelAssessor:
             folder / "dicom",
             self._runtime.spec,
             self._runtime.describe(),
-            self._policy,
             revision=revision,
             predecessor=predecessor,
         )
@@ -266,20 +254,21 @@ def _why_not(files: Sequence[_File]) -> str:
     return max(reasons, key=reasons.count) if reasons else ""
 
 
-def _summary(built: dict[str, Any], assessment: Assessment, settings: Settings) -> dict[str, Any]:
+def _summary(assessment: Assessment, settings: Settings) -> dict[str, Any]:
     """What the status page, webhooks and mail say: of the stack with the most slices."""
-    entry = max(built["series"], key=lambda each: each["summary"]["slices"])
-    protocol, verdict, summary = entry["protocol"], entry["verdict"], entry["summary"]
+    report = max(assessment.series, key=lambda each: len(each.slices))
+    protocol, summary = report.series.protocol, report.summary
+    verdict = summary.verdict.verdict.value if summary.verdict.verdict else None
     names = [protocol.get("manufacturer"), protocol.get("model")]
     with_phi = settings.assess.with_phi
     return {
         "slices": assessment.slices_assessed,
-        "verdict": verdict["code"],
-        "verdict_word": VERDICTS.get(verdict["code"], VERDICTS[None])[2],
-        "rule": verdict["rule"],
-        "reasons": verdict["reasons"],
-        "quality": summary["quality"]["mean"],
-        "noise_hu": summary["noise_hu_median"],
+        "verdict": verdict,
+        "verdict_word": VERDICTS.get(verdict, VERDICTS[None])[2],
+        "rule": summary.verdict.rule,
+        "reasons": list(summary.verdict.reasons),
+        "quality": round(summary.quality.mean, 6) if summary.quality else None,
+        "noise_hu": round(summary.noise_hu.median, 3) if summary.noise_hu else None,
         "protocol": protocol.get("protocol_name") or protocol.get("body_part"),
         "scanner": " ".join(str(name) for name in names if name),
         "station": protocol.get("station"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from n2q_edge.simulation.noise import FloatArray
 
 OnSlice = Callable[[int], None]
+RHO_PAIRS = 7  # of neighbours, from which a series' correlation along z is measured
 
 
 @dataclass
@@ -46,7 +48,8 @@ def simulate_lower_dose(
     """Write the low-dose version of every CT slice under `paths`, one folder a series.
 
     The noise is inserted in the projection domain, calibrated on each slice's own noise (see
-    `simulation.noise`); it is independent from slice to slice and the same for the same seed.
+    `simulation.noise`); neighbouring slices share as much of it as the series' own noise does (see
+    `simulation.along_z`). It is the same for the same series and seed.
 
     Args:
         paths: DICOM files and folders.
@@ -70,12 +73,13 @@ def simulate_lower_dose(
     result = LowerDose()
     result.left_out += [(str(item.path), item.reason.value) for item in inventory.rejected]
     for number, series in enumerate(inventory.series, start=1):
+        noise = _SeriesNoise(series, dose_percent / 100, seed)
         folder = out / f"series{number:03d}"
         for loaded in iter_slices(series):
             if isinstance(loaded, Rejected):
                 result.left_out.append((str(loaded.path), loaded.reason.value))
             else:
-                _simulate(loaded, series, folder, dose_percent, seed, result)
+                _simulate(loaded, noise, series, folder, dose_percent, seed, result)
             if on_slice:
                 on_slice(len(result.files) + len(result.left_out))
     if not result.files:
@@ -85,14 +89,20 @@ def simulate_lower_dose(
 
 
 def _simulate(
-    loaded: LoadedSlice, series: Series, folder: Path, dose_percent: float, seed: int, result: LowerDose
+    loaded: LoadedSlice,
+    noise: _SeriesNoise,
+    series: Series,
+    folder: Path,
+    dose_percent: float,
+    seed: int,
+    result: LowerDose,
 ) -> None:
     from n2q_edge.dicom_out.ct_image import write_dataset
-    from n2q_edge.simulation.noise import NoiseCalibrationError
+    from n2q_edge.simulation.calibration import NoiseCalibrationError
 
     try:
         source = _header(loaded)
-        hu = _lower_dose(loaded, dose_percent / 100, seed)
+        hu = noise.add_to(loaded)
     except (NoiseCalibrationError, ValueError) as error:
         result.left_out.append((str(loaded.ref.path), str(error)))
         return
@@ -108,17 +118,74 @@ def _simulate(
     result.files.append(path)
 
 
-def _lower_dose(loaded: LoadedSlice, dose: float, seed: int) -> FloatArray:
-    from n2q_edge.simulation.noise import inserted_noise, noise_basis
+class _SeriesNoise:
+    """The noise to insert into the slices of a series, which come in their order along z."""
 
-    spacing = loaded.pixel_spacing_mm
-    if spacing is None:
-        raise ValueError("no PixelSpacing: the noise cannot be scaled")
-    if not np.isclose(spacing[0], spacing[1]):
-        raise ValueError(f"pixels of {spacing[0]:g} x {spacing[1]:g} mm are not square")
-    identity = int(hashlib.sha256(loaded.ref.sop_instance_uid.encode()).hexdigest()[:16], 16)
-    rng = np.random.default_rng((seed, identity))
-    return loaded.hu + inserted_noise(noise_basis(loaded.hu, spacing[0], rng), dose, rng)
+    def __init__(self, series: Series, dose: float, seed: int) -> None:
+        from n2q_edge.simulation.along_z import AlongZ
+
+        self._dose = dose
+        self._seed = seed
+        self._step = _close_step(series)
+        self._along_z = AlongZ(_rho(series, self._step))
+        self._last_mm: float | None = None
+
+    def add_to(self, loaded: LoadedSlice) -> FloatArray:
+        """The slice [H,W] in HU at the lower dose.
+
+        Raises:
+            ValueError: its pixels are not square or their size is unknown.
+            NoiseCalibrationError: too little soft tissue.
+        """
+        from n2q_edge.simulation.noise import drawn_noise, noise_basis
+
+        spacing = loaded.pixel_spacing_mm
+        if spacing is None:
+            raise ValueError("no PixelSpacing: the noise cannot be scaled")
+        if not np.isclose(spacing[0], spacing[1]):
+            raise ValueError(f"pixels of {spacing[0]:g} x {spacing[1]:g} mm are not square")
+        identity = int(hashlib.sha256(loaded.ref.sop_instance_uid.encode()).hexdigest()[:16], 16)
+        here, before = loaded.ref.position_mm, self._last_mm
+        self._last_mm = here
+        draw = self._along_z.slice(
+            np.random.default_rng((self._seed, identity)), neighbour=_adjacent(before, here, self._step)
+        )
+        return loaded.hu + drawn_noise(noise_basis(loaded.hu, spacing[0], draw), self._dose)
+
+
+def _close_step(series: Series) -> float | None:
+    """The distance between close neighbours, mm; None if they have no positions. A fifth may be closer."""
+    positions = np.array([ref.position_mm for ref in series.slices if ref.position_mm is not None])
+    steps = np.diff(positions)
+    return float(np.percentile(steps[steps > 0], 20)) if (steps > 0).any() else None
+
+
+def _adjacent(before: float | None, here: float | None, step: float | None) -> bool:
+    """Whether two positions are one step apart, neither a gap nor the same place again."""
+    if before is None or here is None or step is None:
+        return False
+    return 0.5 < (here - before) / step < 1.5
+
+
+def _rho(series: Series, step: float | None) -> float:
+    """Correlation of the noise of neighbours, measured on some of them."""
+    from n2q_edge.dicom import LoadedSlice, SliceReader
+    from n2q_edge.simulation.along_z import DEFAULT_RHO, measured_rho
+
+    neighbours = [
+        pair for pair in pairwise(series.slices) if _adjacent(pair[0].position_mm, pair[1].position_mm, step)
+    ]
+    spacing = series.slices[0].pixel_spacing_mm
+    if not neighbours or spacing is None:
+        return DEFAULT_RHO
+    chosen = np.linspace(0, len(neighbours) - 1, min(RHO_PAIRS, len(neighbours))).round().astype(int)
+    pairs = []
+    with SliceReader() as reader:
+        for index in chosen:
+            first, second = (reader.load(ref) for ref in neighbours[index])
+            if isinstance(first, LoadedSlice) and isinstance(second, LoadedSlice):
+                pairs.append((first.hu, second.hu))
+    return measured_rho(pairs, spacing[0])
 
 
 def _header(loaded: LoadedSlice) -> Dataset:

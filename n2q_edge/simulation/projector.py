@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
+from scipy import fft
 
 FloatArray = NDArray[np.float32]
 
@@ -83,8 +84,8 @@ def filtered_back_projection(sinograms: FloatArray, geometry: Geometry, cutoff: 
     """
     response = _ramp_response(geometry.detectors, geometry.pixel_mm, cutoff)
     padded = 2 * (response.size - 1)
-    spectrum = np.fft.rfft(sinograms, n=padded, axis=-1)
-    filtered = np.fft.irfft(spectrum * response, n=padded, axis=-1)[..., : geometry.detectors]
+    spectrum = fft.rfft(sinograms, n=padded, axis=-1)
+    filtered = fft.irfft(spectrum * response, n=padded, axis=-1)[..., : geometry.detectors]
     # The images of one scan share every interpolation weight: keep them next to each other in memory.
     interleaved = np.ascontiguousarray(np.moveaxis(filtered, 0, -1), dtype=np.float32)
     images = np.zeros((geometry.size, geometry.size, sinograms.shape[0]), dtype=np.float32)
@@ -94,7 +95,7 @@ def filtered_back_projection(sinograms: FloatArray, geometry: Geometry, cutoff: 
 
 
 @lru_cache(maxsize=64)
-def _ramp_response(detectors: int, spacing_mm: float, cutoff: float) -> NDArray[np.float64]:
+def _ramp_response(detectors: int, spacing_mm: float, cutoff: float) -> FloatArray:
     """Ramp times Hann on the rfft grid of a signal padded to at least twice its length, 1/mm."""
     padded = 1 << int(np.ceil(np.log2(2 * detectors)))
     lag = np.minimum(np.arange(padded), padded - np.arange(padded))
@@ -102,10 +103,10 @@ def _ramp_response(detectors: int, spacing_mm: float, cutoff: float) -> NDArray[
     kernel[0] = 0.25
     odd = lag % 2 == 1
     kernel[odd] = -1.0 / (np.pi * lag[odd]) ** 2
-    ramp = np.fft.rfft(kernel).real / spacing_mm
+    ramp = fft.rfft(kernel).real / spacing_mm
     relative = np.linspace(0.0, 1.0, ramp.size)  # of the Nyquist frequency
     hann = np.where(relative < cutoff, 0.5 * (1.0 + np.cos(np.pi * np.minimum(relative / cutoff, 1.0))), 0.0)
-    return np.asarray(ramp * hann)
+    return np.asarray(ramp * hann, dtype=np.float32)
 
 
 @njit(parallel=True, fastmath=True, cache=True)

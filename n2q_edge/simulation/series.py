@@ -29,10 +29,10 @@ FloatArray: TypeAlias = NDArray[np.float32]
 
 SIZE = 512
 FIELD_OF_VIEW_MM = 380.0
-KERNEL_CUTOFF = 0.65  # Hann apodisation, of the detector's Nyquist frequency: a soft-tissue kernel
+KERNEL_CUTOFF = 0.9  # Hann apodisation, of the detector's Nyquist frequency: grain as in body CT
 
 # Full dose: about 11 HU of noise in the liver of a middle-sized phantom (docs/explanation/phantom.md).
-QUANTA_PER_MM = 5.0e5
+QUANTA_PER_MM = 1.2e6
 FULL_DOSE_TUBE_CURRENT_MA = 200
 EXPOSURE_TIME_MS = 500
 FULL_DOSE_CTDI_VOL_MGY = 8.0

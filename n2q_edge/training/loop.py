@@ -74,6 +74,7 @@ def fit(
     device: torch.device,
     minutes: float | None = None,
     compiled: bool = False,
+    bf16: bool = False,
     start: Mapping[str, Tensor] | None = None,
     teacher: CompactNet | None = None,
     on_step: OnStep | None = None,
@@ -88,17 +89,20 @@ def fit(
         minutes: end the schedule after this much training time, if its steps have not ended it before.
         compiled: compile the loss with torch.compile (needs a C++ compiler): a minute or two of preparation,
             which no budget counts, for a quarter less time a step with compact networks; none with the U-Net.
+        bf16: compute a compact network's layers in bfloat16; its weights, variances and formula stay float32.
         start: weights of another compact network to begin with; a state file outranks them.
         teacher: a trained network on the device, to learn from; see `losses.joint_loss`.
         on_step: called after every step.
 
     Raises:
-        UsageError: `start` does not fit, or the loss cannot be compiled.
+        UsageError: `start` does not fit, the loss cannot be compiled, or `bf16` with another network.
         KeyboardInterrupt: after the state was saved.
     """
     settings = recipe.training
     torch.manual_seed(settings.seed)
     run = _start(recipe, device)
+    if bf16:
+        _in_bfloat16(run.network)
     if start is not None:
         for network in (run.network, run.average):
             if network is not None:
@@ -147,6 +151,12 @@ def _start(recipe: Recipe, device: torch.device) -> Run:
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     return Run(network, average, optimizer, Progress())
+
+
+def _in_bfloat16(network: nn.Module) -> None:
+    if not isinstance(network, CompactNet):
+        raise UsageError("--bf16 is for compact networks")
+    network.autocast = torch.bfloat16
 
 
 def _compiled(loss_of: LossOf, batch: Batch) -> LossOf:

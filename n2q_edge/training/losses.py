@@ -52,11 +52,11 @@ def _compact_loss(
     network: CompactNet, batch: Batch, settings: TrainingSettings, teacher: CompactNet | None
 ) -> dict[str, Tensor]:
     """The map in [0, 1], log dose as a normal variable, log noise by its absolute error, the map's error."""
-    quality, log_dose, log_noise, log_variance = network.raw(batch.hu)
+    quality, log_dose, log_noise, log_variance = network.raw(batch.hu, batch.reference_noise_hu)
     map_loss = _map_loss(quality, batch.quality, batch, settings)
     if teacher is not None:
         with torch.no_grad():
-            taught = teacher.raw(batch.hu)[0]
+            taught = teacher.raw(batch.hu, batch.reference_noise_hu)[0]
         map_loss = (map_loss + _map_loss(quality, taught, batch, settings)) / 2
     mean, log_std = log_dose[:, 0], log_dose[:, 1].clamp(-3.0, 2.0)
     dose_loss = (log_std + 0.5 * ((batch.log_dose - mean) / log_std.exp()) ** 2).mean()
@@ -65,8 +65,23 @@ def _compact_loss(
     noise_loss = _weighted_mean((log_noise - batch.log_noise).abs(), body)
     error_loss = _weighted_mean(_variance_loss(log_variance, quality - batch.quality, cell), body)
     total = map_loss + settings.alpha * dose_loss + settings.noise_weight * noise_loss
-    total = total + settings.error_weight * error_loss
-    return {"total": total, "map": map_loss, "dose": dose_loss, "noise": noise_loss, "error": error_loss}
+    slice_loss = _slice_loss(quality - batch.quality, batch.weight)
+    total = total + settings.error_weight * error_loss + settings.slice_weight * slice_loss
+    return {
+        "total": total,
+        "map": map_loss,
+        "dose": dose_loss,
+        "noise": noise_loss,
+        "error": error_loss,
+        "slice": slice_loss,
+    }
+
+
+def _slice_loss(error: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the samples of the absolute value of each one's mean error."""
+    axes = (1, 2, 3)
+    means: Tensor = torch.sum(error * weight, axes) / torch.sum(weight, axes).clamp_min(1.0)
+    return means.abs().mean()
 
 
 def _variance_loss(log_variance: Tensor, error: Tensor, cell: int) -> Tensor:

@@ -15,19 +15,24 @@ from torch.nn import functional as F
 from n2q_edge.dataset.cache import STD_BLOCK, CachedSlice
 from n2q_edge.evaluation.ssim import gaussian_blur, ssim_map
 from n2q_edge.model.recipe import TrainingSettings
+from n2q_edge.network.noise_level import NoiseLevel, noise_hu
 from n2q_edge.network.preprocess import Window
 from n2q_edge.simulation.noise import dose_factors
 from n2q_edge.spec import ModelSpec
+from n2q_edge.training.kernel import other_kernel, whitening
 
 FloatArray = NDArray[np.float32]
 
 MARGIN = 8  # pixels around a crop: 5 so that its SSIM map is that of the whole slice, 3 for another kernel
 LOWEST_DOSE = 0.03
+LOWEST_WHITE_DOSE = 0.1  # of sharp kernels, whose noise would drown everything below
 AIR_HU = -950.0
 MIN_BODY_SHARE = 0.3
 CROP_TRIES = 6
 KERNEL_CHANGE = (-0.8, 1.5)  # k of another kernel: high frequencies times 0.2 to 2.5
-KERNEL_WINDOW, KERNEL_SIGMA = 7, 1.0  # pixels
+WHITE = (0.05, 0.2)  # neighbor correlation of the noise of sharp kernels
+LOWEST_TOTAL_DOSE = 0.02  # of a low-dose slice whose twin has less dose itself, in doses of the slice
+MEASURED = 0.5  # `Noise.amount` from which a twin's noise counts as measured
 LEAST_OWN_DOSE = 0.4  # of a twin that is noisier than its scanner's
 CONTRAST_CHANGE = (0.8, 1.25)
 SOFT_TISSUE_HU = 40.0
@@ -44,6 +49,7 @@ class Batch:
         log_dose: log of the dose fraction [N].
         level: index of the nearest dose level [N].
         log_noise: log of the noise standard deviation in HU [N,1,H/8,W/8].
+        reference_noise_hu: what the network is told of the twin's noise [N], HU; 0 where it is told nothing.
     """
 
     hu: Tensor
@@ -52,32 +58,40 @@ class Batch:
     log_dose: Tensor
     level: Tensor
     log_noise: Tensor
+    reference_noise_hu: Tensor
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A slice and its low-dose version, with their margin, and the noise level on the 8-pixel grid."""
+    """A slice and its low-dose version, with their margin, the dose, the noise level on the 8-pixel grid, and
+    the factor by which the reference is told wrong (0: it is not told)."""
 
     full: FloatArray
     low: FloatArray
     dose: float
     noise_std: FloatArray
+    told: float
 
 
 class Sampler:
     """Draws batches without end.
 
-    Patients weigh with the square root of their slices, so that one long series does not drown the others.
+    Patients weigh with the square root of their slices, or all alike, so that one long series does not drown
+    the others.
 
-    Four changes make more scanners of those in the data; each is a linear operation on slice and noise
+    Changes make more scanners of those in the data; each is a linear operation on slice and noise
     alike, so that the pair stays a true pair:
 
     - `reduced`: half the resolution, as another field of view or the authors' resizing has it;
     - `kernel_change`: another reconstruction kernel. Kernels of one scan differ by a linear filter; here
       x + k (x - Gaussian(x)), smoother for k < 0 and sharper for k > 0;
-    - `noisier_twin`: a full-dose twin that has itself less dose than its scanner gave;
+    - `whiter`: a kernel as sharp as makes neighboring pixels' noise nearly independent;
+    - `noisier_twin`, `declared_twin`: a full-dose twin that has itself less dose than its scanner gave;
     - `contrast_change`: HU further from those of soft tissue or closer to them, and noise with them, as other
       tube voltages and patient sizes have it.
+
+    The reference noise is measured on the twin as the network measures the slice, after all changes: nothing
+    needs to be corrected for them.
     """
 
     def __init__(self, slices: Sequence[CachedSlice], spec: ModelSpec, settings: TrainingSettings) -> None:
@@ -85,9 +99,11 @@ class Sampler:
         self.spec = spec
         self.settings = settings
         counts = Counter(item.patient for item in self.slices)
-        weights = np.array([counts[item.patient] ** -0.5 for item in self.slices])
+        power = -1.0 if settings.equal_patients else -0.5
+        weights = np.array([counts[item.patient] ** power for item in self.slices])
         self.weights = weights / weights.sum()
         self.window = Window(spec.window_center, spec.window_width)
+        self.noise_level = NoiseLevel()
 
     def batch(self, rng: np.random.Generator, device: torch.device) -> Batch:
         """Draw a batch; the same generator state gives the same batch."""
@@ -108,7 +124,16 @@ class Sampler:
             log_dose=dose.log(),
             level=(dose[:, None].log() - levels.log()).abs().argmin(dim=1),
             log_noise=_stack([pair.noise_std for pair in pairs], device)[..., cells, cells].log(),
+            reference_noise_hu=self._reference(full[..., inner, inner], [pair.told for pair in pairs]),
         )
+
+    def _reference(self, full: Tensor, told: Sequence[float]) -> Tensor:
+        """What a network is told of twins [N,1,H,W], [N] in HU."""
+        factor = torch.tensor(told, dtype=torch.float32, device=full.device)
+        if not factor.any():
+            return factor
+        measured, amount = noise_hu(self.noise_level.to(full.device), full)
+        return measured * factor * (amount > MEASURED)
 
     def _off_the_edge(self, weight: Tensor) -> Tensor:
         """No weight where a crop does not show a network what the SSIM depends on."""
@@ -121,11 +146,15 @@ class Sampler:
         item = self.slices[rng.choice(len(self.slices), p=self.weights)]
         reduce = rng.random() < self.settings.reduced
         place = self._place(item, 2 if reduce else 1, rng)
-        full, noise, std, dose = self._draw(item, place, rng)
+        told, whiter = self._told(rng), bool(rng.random() < self.settings.whiter)
+        lowest = LOWEST_WHITE_DOSE if whiter else LOWEST_DOSE
+        full, noise, std, dose = self._draw(item, place, rng, declared=told > 0, lowest=lowest)
         if reduce:
             full, noise, std = self._halved(full, noise, std)
         if rng.random() < self.settings.kernel_change:
-            full, noise, std = _other_kernel(full, noise, std, float(rng.uniform(*KERNEL_CHANGE)))
+            full, noise, std = other_kernel(full, noise, std, float(rng.uniform(*KERNEL_CHANGE)))
+        if whiter:
+            full, noise, std = other_kernel(full, noise, std, whitening(noise, float(rng.uniform(*WHITE))))
         if rng.random() < self.settings.contrast_change:
             contrast = float(np.exp(rng.uniform(*np.log(CONTRAST_CHANGE))))
             full, noise, std = _other_contrast(full, noise, std, contrast)
@@ -135,25 +164,39 @@ class Sampler:
         if rng.random() < 0.5:
             images = (image.T for image in images)
         full, low, std = images
-        return _Pair(full, low, dose, std)
+        return _Pair(full, low, dose, std, told)
+
+    def _told(self, rng: np.random.Generator) -> float:
+        """0 for an unknown reference, else the factor it is wrong by: most are nearly right."""
+        if not self.settings.reference or rng.random() >= self.settings.reference:
+            return 0.0
+        error = rng.uniform(-1.0, 1.0) * rng.uniform(0.0, 1.0)
+        return float((1.0 + self.settings.reference_error) ** error)
 
     def _draw(
-        self, item: CachedSlice, place: tuple[slice, slice], rng: np.random.Generator
+        self,
+        item: CachedSlice,
+        place: tuple[slice, slice],
+        rng: np.random.Generator,
+        *,
+        declared: bool,
+        lowest: float,
     ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
         """Full-dose pixels, fresh noise of some dose, the noise level on the 8-pixel grid, the dose."""
-        dose = self._dose(rng)
         rows, columns = place
         full = torch.from_numpy(item.hu()[rows, columns].astype(np.float32))
         # PyTorch turns half into single precision several times faster than numpy does.
         images = torch.from_numpy(item.noise()[:, rows, columns].copy()).float()
-        quantum, electronic = dose_factors(dose)
         own = 1.0  # dose of the twin, in doses of the slice
+        share = self.settings.declared_twin if declared else self.settings.noisier_twin
         # A measured pair has one noise image: a noisier twin would share it.
-        if item.quantum_images > 1 and rng.random() < self.settings.noisier_twin:
-            own = float(rng.uniform(LEAST_OWN_DOSE, 1.0))
+        if item.quantum_images > 1 and rng.random() < share:
+            own = float(rng.uniform(self.settings.least_twin_dose if declared else LEAST_OWN_DOSE, 1.0))
             full = full + _mixed(item, images, *dose_factors(own), rng)
-            # Variances of the doses own and own * dose differ by these: 1/D - 1 and 1/D^2 - 1 are additive.
-            quantum, electronic = quantum / own**0.5, electronic / own
+        dose = self._dose(rng, max(lowest, LOWEST_TOTAL_DOSE / own))
+        # Variances of the doses own and own * dose differ by these: 1/D - 1 and 1/D^2 - 1 are additive.
+        quantum, electronic = dose_factors(dose)
+        quantum, electronic = quantum / own**0.5, electronic / own
         noise = _mixed(item, images, quantum, electronic, rng)
         std = self._noise_std(item, place, *dose_factors(own * dose))
         return full.numpy(), noise.numpy(), std, dose
@@ -188,10 +231,11 @@ class Sampler:
         )
         return small_full, small_noise, np.pad(level, beyond // STD_BLOCK, mode="edge")
 
-    def _dose(self, rng: np.random.Generator) -> float:
+    def _dose(self, rng: np.random.Generator, lowest: float) -> float:
+        """A dose in doses of the twin."""
         if self.settings.doses == "levels":
             return float(rng.choice(self.spec.dose_levels))
-        return float(np.exp(rng.uniform(np.log(LOWEST_DOSE), 0.0)))
+        return float(np.exp(rng.uniform(np.log(lowest), 0.0)))
 
     def _noise_std(
         self, item: CachedSlice, place: tuple[slice, slice], quantum: float, electronic: float
@@ -222,17 +266,6 @@ def _means_of_four(image: FloatArray) -> FloatArray:
     """Means of 2x2 samples, [H,W] to [H/2,W/2]."""
     rows = image[::2] + image[1::2]
     return np.asarray((rows[:, ::2] + rows[:, 1::2]) / 4, dtype=np.float32)
-
-
-def _other_kernel(
-    full: FloatArray, noise: FloatArray, std: FloatArray, strength: float
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Slice, noise and noise level under another reconstruction kernel. The outer 3 pixels are not meant."""
-    images = torch.from_numpy(np.stack([full, noise]))[:, None]
-    changed = (images + strength * (images - gaussian_blur(images, KERNEL_WINDOW, KERNEL_SIGMA)))[
-        :, 0
-    ].numpy()
-    return changed[0], changed[1], std * (changed[1].std() / max(float(noise.std()), 1e-6))
 
 
 def _other_contrast(

@@ -31,6 +31,10 @@ STREAMS: dict[str, tuple[str | None, str | None]] = {
     "maps": (None, "middle"),
     "dose.0": ("dose", "coarse"),
     "dose.2": (None, "dose"),
+    "given_coarse": ("coarse", None),
+    "given_fine": ("fine", None),
+    "anchor.first": (None, None),
+    "anchor.second": (None, None),
 }
 """Layers of `network.compact.CompactNet`: the stream each writes, and the one it reads."""
 
@@ -38,12 +42,14 @@ STREAMS: dict[str, tuple[str | None, str | None]] = {
 def inherit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a compact network the weights of another one, of any widths and of no more residual blocks.
 
+    A network that takes a reference noise may begin with the weights of one that does not.
+
     Raises:
         UsageError: other layers than residual blocks differ, or the other network has more of them.
     """
     own = network.state_dict()  # shares its memory with the network
     added = {_layer(name) for name in set(own) - set(weights)}
-    if set(weights) - set(own) or not all(map(_in_block, added)) or not all(map(_has_streams, own)):
+    if set(weights) - set(own) or not all(map(_begins_silent, added)) or not all(map(_has_streams, own)):
         raise UsageError(
             "--start-from takes a checkpoint of a compact network with no more than the recipe's blocks"
         )
@@ -70,6 +76,11 @@ def _layer(name: str) -> str:
 
 def _in_block(layer: str) -> bool:
     return layer.endswith((".first", ".second"))
+
+
+def _begins_silent(layer: str) -> bool:
+    """Without a say until trained: residual blocks, and what a reference noise adds."""
+    return _in_block(layer) or layer.startswith(("given_", "anchor."))
 
 
 def _has_streams(name: str) -> bool:

@@ -62,6 +62,7 @@ def train(
     cache: Path | None = None,
     evaluation: bool = True,
     compiled: bool = False,
+    bf16: bool = False,
     device: str = "auto",
     minutes: float | None = None,
     start_from: Path | None = None,
@@ -82,6 +83,7 @@ def train(
         cache: folder of the noise cache.
         evaluation: evaluate on the patients held out; False leaves that to `n2q-edge evaluate`.
         compiled: compile the loss with torch.compile; see `fit`.
+        bf16: compute a compact network's layers in bfloat16; see `fit`.
         device: `auto`, `cpu` or `cuda`.
         minutes: end the schedule after this much training time.
         start_from: a checkpoint of a compact network to begin with (see `start`).
@@ -120,6 +122,7 @@ def train(
         device=where,
         minutes=minutes,
         compiled=compiled,
+        bf16=bf16,
         start=origin[1] if origin else None,
         teacher=master[1] if master else None,
         on_step=on_step,

@@ -6,7 +6,7 @@ import csv
 import io
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,6 @@ KEYS: dict[str, Callable[[dict[str, Any]], str]] = {
     "body_part": lambda protocol: protocol["body_part"] or "",
 }
 """What `--by` can name. Scores of different models are never mixed: the model is always a key."""
-
-DEFAULT_BY = ("scanner", "protocol", "kernel")
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,16 @@ class Group:
         return statistics.median(point.quality for point in self.points)
 
     @property
+    def median_noise_hu(self) -> float | None:
+        """Median over series of their median noise."""
+        return _median(point.noise_hu for point in self.points)
+
+    @property
+    def median_ctdivol(self) -> float | None:
+        """Median over series, mGy."""
+        return _median(point.ctdivol for point in self.points)
+
+    @property
     def outliers(self) -> list[Point]:
         """The points that stand out, in time order."""
         return [point for point in self.points if point.outlier]
@@ -93,6 +101,11 @@ class Group:
         return Counter(
             point.judgement.verdict.value if point.judgement.verdict else None for point in self.points
         )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def parse_by(text: str) -> tuple[str, ...]:
@@ -127,7 +140,7 @@ def _group(keys: tuple[str, ...], ai_model: str, members: list[StoredSeries], po
         Point(
             series,
             quality,
-            policy.judge(series.protocol, series.qualities),
+            policy.judge(series.protocol, series.qualities, series.doubted),
             f"outside {limits.low:.3f} to {limits.high:.3f}" if limits and limits.outside(quality) else None,
         )
         for series, quality in zip(members, qualities, strict=True)

@@ -48,13 +48,11 @@ def to_html(groups: Sequence[Group], by: Sequence[str], policy: Policy, database
 
 
 def _row(one: Group) -> dict[str, Any]:
-    noises = sorted(point.noise_hu for point in one.points if point.noise_hu is not None)
-    doses = sorted(point.ctdivol for point in one.points if point.ctdivol is not None)
     return {
         "group": one,
         "verdicts": one.verdicts(),
-        "noise": noises[len(noises) // 2] if noises else None,
-        "ctdivol": doses[len(doses) // 2] if doses else None,
+        "noise": one.median_noise_hu,
+        "ctdivol": one.median_ctdivol,
     }
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import n2q_edge
 from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
+from n2q_edge.assessment.summary import is_doubted
 from n2q_edge.errors import OutputError, UsageError
 
 APPLICATION_ID = 0x6E327131  # "n2q1": marks the file as ours
@@ -95,7 +96,7 @@ class StoredSeries:
         protocol: as in `n2q_edge.dicom.protocol`, without what identifies.
         qualities: mean quality of every slice that has one, in z order.
         noises_hu: model-free noise of every slice that has one.
-        flags: every flag of every slice.
+        doubted: how many of the slices with a quality are unlike what models are trained on.
     """
 
     series_uid: str
@@ -105,7 +106,7 @@ class StoredSeries:
     protocol: dict[str, Any]
     qualities: tuple[float, ...]
     noises_hu: tuple[float, ...]
-    flags: tuple[str, ...]
+    doubted: int
 
 
 def append(path: Path, assessment: Assessment, *, with_phi: bool = False) -> Appended:
@@ -192,7 +193,7 @@ def _stored(connection: sqlite3.Connection, row: Sequence[Any]) -> StoredSeries:
         protocol=dict(zip(PROTOCOL, row[5:], strict=True)),
         qualities=tuple(quality for quality, _, _ in slices if quality is not None),
         noises_hu=tuple(noise for _, noise, _ in slices if noise is not None),
-        flags=tuple(flag for _, _, flags in slices for flag in flags.split()),
+        doubted=sum(is_doubted(flags.split()) for quality, _, flags in slices if quality is not None),
     )
 
 

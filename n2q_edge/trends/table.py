@@ -27,8 +27,8 @@ def render(groups: Sequence[Group], console: Console) -> None:
             str(len(one.points)),
             f"{one.median_quality:.3f}",
             limits,
-            number(_median([point.noise_hu for point in one.points]), 1),
-            number(_median([point.ctdivol for point in one.points]), 1),
+            number(one.median_noise_hu, 1),
+            number(one.median_ctdivol, 1),
             str(below),
             str(len(one.outliers)),
         )
@@ -38,8 +38,3 @@ def render(groups: Sequence[Group], console: Console) -> None:
             what = f"{printable(one.name)}: quality {point.quality:.3f}, {point.outlier}"
             line = f"{point.series.assessed}  {what}  [{point.series.series_uid}]"
             console.print(Text(line), soft_wrap=True)
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = sorted(value for value in values if value is not None)
-    return known[len(known) // 2] if known else None

@@ -16,7 +16,6 @@ from n2q_edge.assessment.results import (
     ModelRejected,
     SeriesReport,
     SliceResult,
-    worst_slices,
 )
 from n2q_edge.assessment.run import assess, assess_series
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader, SliceRef, scan
@@ -263,12 +262,12 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
 
 def test_only_the_worst_slices_keep_their_pixels(tmp_path: Path) -> None:
     ramp(tmp_path, [50, 20, 40, 10, 30])
-    assessment = assess(scan([tmp_path]), FakeRuntime(by_brightness), keep_worst=2)
+    assessment = assess(scan([tmp_path]), FakeRuntime(by_brightness), worst=2, keep_images=True)
     (report,) = assessment.series
     assert [result.number for result in report.worst] == [4, 2]
     assert all(result.images is not None for result in report.worst)
     assert all(result.images is None for result in report.slices)
-    assert [result.number for result in worst_slices(report.slices, 3)] == [4, 2, 5]
+    assert [result.number for result in report.summary.worst] == [4, 2]
 
 
 def test_all_series_are_assessed_and_reported(ct_series: CtSeries) -> None:

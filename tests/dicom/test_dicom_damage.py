@@ -106,6 +106,52 @@ def test_overwritten_sectors(tmp_path: Path, syntax: str, fill: str, size: int) 
             assert rejection(path).reason in (Reason.CORRUPT_PIXEL_DATA, Reason.DECODE_FAILED)
 
 
+def rle_frame(*segments: bytes) -> bytes:
+    starts = np.cumsum([64, *(len(segment) for segment in segments[:-1])])
+    return np.array([len(segments), *starts, *[0] * (15 - len(segments))], "<u4").tobytes() + b"".join(
+        segments
+    )
+
+
+def literal(values: bytes) -> bytes:
+    """PS3.5 G.3.1: one byte of length - 1 before up to 128 bytes."""
+    parts = [values[at : at + 128] for at in range(0, len(values), 128)]
+    return b"".join(bytes([len(part) - 1]) + part for part in parts)
+
+
+@pytest.mark.parametrize("extra", [True, False], ids=["fast", "default"])
+def test_rle_segments_of_a_wrong_length(
+    tmp_path: Path, extra: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Told without a word of the decoder's: the whole-frame decoder of the default install panics on some."""
+    from n2q_edge.dicom import codecs
+
+    if extra:
+        pytest.importorskip("imagecodecs")
+    else:
+        monkeypatch.setattr(codecs, "_imagecodecs", lambda: None)
+    values = stored_values(16, 16)
+    high, low = (values >> 8).astype("u1").tobytes(), (values & 255).astype("u1").tobytes()
+    frames = {
+        "sound": (rle_frame(literal(high), literal(low)), True),
+        "padded": (rle_frame(literal(high) + b"\0\0", literal(low) + b"\x80\x80\0\0"), True),
+        "short": (rle_frame(literal(high[:-9]), literal(low)), False),
+        "long": (rle_frame(literal(high + b"abc"), literal(low)), False),
+        "long at the end": (rle_frame(literal(high), literal(low + b"abcdef")), False),
+        "cut": (rle_frame(literal(high), literal(low)[:-6]), False),
+        "one segment": (rle_frame(literal(high)), False),
+    }
+    for name, (frame, sound) in frames.items():
+        data = compress(ct_dataset(values), RLELossless)
+        data.PixelData = encapsulate([frame])
+        path = save(data, tmp_path / "x.dcm")
+        if sound:
+            np.testing.assert_array_equal(load_one(path).hu, values - 1024, err_msg=name)
+        else:
+            assert rejection(path).reason in (Reason.CORRUPT_PIXEL_DATA, Reason.DECODE_FAILED), name
+    assert capfd.readouterr().err == ""
+
+
 def test_bytes_missing_inside_jpeg2000(tmp_path: Path) -> None:
     data = compressed(JPEG2000Lossless, lambda frame: frame[:3000] + frame[3100:])
     assert rejection(save(data, tmp_path / "x.dcm")).reason is Reason.CORRUPT_PIXEL_DATA

@@ -1,43 +1,66 @@
-"""The colour overlay: colour where the body is, the CT elsewhere, tied to its slice."""
+"""The color overlay: color where the tissue is bad, the CT elsewhere, tied to its slice."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from matplotlib import colormaps
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 pytest.importorskip("highdicom")
 
-from n2q_edge.dicom_out.overlay import OPACITY, overlay
+from n2q_edge.assessment.results import SliceImages
+from n2q_edge.dicom_out.overlay import caption, overlay_picture
+from n2q_edge.quality.overlay import MID_GRAY, bar_colors, gray, overlay
+from n2q_edge.quality.scores import BoolArray
+from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import disk, phantom
 from tests.helpers.result_files import along_z, read, results, write_source
 
-
-def test_colour_is_laid_over_the_body_only() -> None:
-    hu, body = phantom(96, 40.0), disk(96, 20)
-    picture = overlay(hu, np.full((96, 96), 0.5, np.float32), body, (40.0, 300.0), "")
-    assert picture.dtype == np.uint8
-    assert (picture[~body] == picture[~body][:, :1]).all()  # grey
-    assert (picture[0, 0] == 0).all()  # air is below the window
-    # 40 HU is the window's centre, grey 127.5; 0.5 is entry 128 of the palette
-    colour = np.array(colormaps["viridis"](128, bytes=True)[:3])
-    expected = (1 - OPACITY) * 127.5 + OPACITY * colour
-    assert np.abs(picture[48, 48] - expected).max() <= 1
+WINDOW = (40.0, 300.0)
 
 
-def test_the_colour_bar_runs_from_1_at_the_top_to_0() -> None:
-    picture = overlay(phantom(256), np.zeros((256, 256), np.float32), disk(256, 50), (40.0, 300.0), "slice 1")
-    bright, dark = (np.array(colormaps["viridis"](end, bytes=True)[:3]) for end in (255, 0))
-    column = picture[:, 256 - 10].astype(int)
-    rows_bright = np.flatnonzero((column == bright).all(axis=1))
-    rows_dark = np.flatnonzero((column == dark).all(axis=1))
-    assert rows_bright.size
-    assert rows_bright[0] < rows_dark[-1]
+def images(hu: FloatArray, quality: float, body: BoolArray) -> SliceImages:
+    return SliceImages(hu, np.full(hu.shape, quality, np.float32), body)
+
+
+def test_only_bad_tissue_is_colored() -> None:
+    body = disk(256, 50)
+    good = overlay_picture(images(phantom(256), 0.95, body), WINDOW, [])
+    assert (good[body] == good[body][:, :1]).all()  # the patient is not tinted
+    bad = overlay_picture(images(phantom(256), 0.2, body), WINDOW, [])
+    assert (bad[body] == overlay(gray(phantom(256), WINDOW), np.full((256, 256), 0.2), body)[body]).all()
+    assert (bad[body].max(axis=1) - bad[body].min(axis=1) > 100).all()
+    assert (bad[128:][~body[128:]] == bad[128:][~body[128:]][:, :1]).all()  # below the bar and the caption
+
+
+def test_the_color_bar_runs_from_good_at_the_top_to_bad() -> None:
+    picture = overlay_picture(images(phantom(256), 0.0, disk(256, 50)), WINDOW, ["slice 1"])
+    column = picture[:80, 256 - 8].astype(int)
+    bar = np.flatnonzero(column.any(axis=1))
+    assert column[bar[0]].tolist() == [MID_GRAY] * 3
+    assert tuple(column[bar[-1]]) == tuple(int(part, 16) for part in re.findall("..", bar_colors(2)[0][1][1:]))
+
+
+def test_a_small_picture_has_no_room_for_words() -> None:
+    picture = overlay_picture(images(phantom(96), 1.0, disk(96, 20)), WINDOW, ["slice 1"])
+    assert (picture == gray(phantom(96), WINDOW)[..., None]).all()
+
+
+def test_the_caption_gives_noise_and_prediction_and_no_dose(tmp_path: Path) -> None:
+    """The fake looks like 25 % dose; that is a guess at a class, and nothing to burn into an image."""
+    _, assessment = results(write_source(tmp_path / "in", along_z(0)), tmp_path)
+    (result,) = assessment.series[0].slices
+    assert result.dose
+    assert result.quality
+    said = caption(replace(result, noise_hu=12.34, flags=("out_of_domain",)))
+    assert said == ["slice 1", "noise 12.3 HU", f"predicted SSIM {result.quality.mean:.2f}", "out of domain"]
+    assert caption(replace(result, noise_hu=None, quality=None)) == ["slice 1", "no body found"]
 
 
 def test_it_is_a_secondary_capture_of_its_slice(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +15,8 @@ pytest.importorskip("highdicom")
 
 from n2q_edge.quality.policy import load_policy
 from tests.helpers.fakes import FakeRuntime
+from tests.helpers.report_content import groups, name_of, numbers
 from tests.helpers.result_files import NoisyRuntime, along_z, program, read, results, run, write_source
-
-
-def walk(dataset: Dataset) -> Iterator[Dataset]:
-    for item in dataset.get("ContentSequence", []):
-        yield item
-        yield from walk(item)
-
-
-def name_of(item: Dataset) -> str:
-    return str(item.ConceptNameCodeSequence[0].CodeMeaning) if "ConceptNameCodeSequence" in item else ""
-
-
-def groups(dataset: Dataset) -> dict[str, Dataset]:
-    """Measurement groups by their tracking identifier."""
-    found = {}
-    for item in walk(dataset):
-        if name_of(item) == "Measurement Group":
-            (label,) = [
-                child.TextValue for child in item.ContentSequence if name_of(child) == "Tracking Identifier"
-            ]
-            found[label] = item
-    return found
-
-
-def numbers(group: Dataset) -> dict[tuple[str, str | None], float]:
-    """Measurements by (code, derivation)."""
-    found = {}
-    for item in group.ContentSequence:
-        if item.ValueType == "NUM":
-            derivations = [
-                each.ConceptCodeSequence[0].CodeMeaning for each in item.get("ContentSequence", [])
-            ]
-            code = item.ConceptNameCodeSequence[0].CodeValue
-            value = float(item.MeasuredValueSequence[0].NumericValue)
-            found[code, derivations[0] if derivations else None] = value
-    return found
 
 
 def test_a_model_without_a_dose_head_reports_no_dose(tmp_path: Path) -> None:
@@ -66,9 +30,7 @@ def test_a_model_without_a_dose_head_reports_no_dose(tmp_path: Path) -> None:
 
 @pytest.fixture
 def made(tmp_path: Path) -> tuple[Dataset, Any, Path]:
-    writer, assessment = results(
-        write_source(tmp_path / "in", along_z(0, 5, 10)), tmp_path, policy=load_policy()
-    )
+    writer, assessment = results(write_source(tmp_path / "in", along_z(0, 5, 10)), tmp_path)
     assert writer.series[0].not_written == []
     (dataset,) = read(tmp_path, "report.dcm")
     return dataset, assessment.series[0], tmp_path
@@ -76,12 +38,13 @@ def made(tmp_path: Path) -> tuple[Dataset, Any, Path]:
 
 def test_scores_of_the_series(made: tuple[Dataset, Any, Path]) -> None:
     dataset, report, _ = made
+    means = [result.quality.mean for result in report.slices]
     assert dataset.SOPClassUID == ComprehensiveSRStorage
     assert dataset.ContentTemplateSequence[0].TemplateIdentifier == "1500"
     found = numbers(groups(dataset)["series"])
     assert found["N2Q-SLICES", None] == 3
-    assert found["N2Q-SSIM", "Mean"] == pytest.approx(report.mean_quality, abs=1e-6)
-    assert found["N2Q-SSIM", "Minimum"] == pytest.approx(min(report.quality_means), abs=1e-6)
+    assert found["N2Q-SSIM", "Mean"] == pytest.approx(np.mean(means), abs=1e-6)
+    assert found["N2Q-SSIM", "Minimum"] == pytest.approx(min(means), abs=1e-6)
     assert found["N2Q-DOSE", "Mode"] == 25  # the fake's most probable level
     noise = sorted(result.noise_hu for result in report.slices)[1]
     assert found["N2Q-GNL", "Median"] == pytest.approx(noise, abs=1e-3)
@@ -121,7 +84,7 @@ def test_standard_codes_verdict_and_algorithm(made: tuple[Dataset, Any, Path]) -
     assert (finding.CodeValue, finding.CodingSchemeDesignator) == ("111101", "DCM")  # PS3.16 D: Image Quality
     assessment = content["Quality Assessment"]
     assert assessment.ConceptNameCodeSequence[0].CodeValue == "111050"
-    verdict = report.judge(load_policy()).verdict
+    verdict = load_policy().judge({}, [result.quality.mean for result in report.slices]).verdict
     assert assessment.ConceptCodeSequence[0].CodeValue == verdict.dicom_code
     assert content["Algorithm Name"].TextValue == NoisyRuntime().spec.name
     assert "model sha256 0000" in content["Algorithm Parameters"].TextValue

@@ -230,7 +230,7 @@ def test_a_recipe_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_operations_are_those_of_the_readme() -> None:
-    """N2Q: about 28 GFLOP a 512x512 slice (SCIENCE.md 1)."""
+    """N2Q: about 28 GFLOP per slice of 512x512, two per multiply-add of its convolutions."""
     spec = ModelSpec(name="n2q", version="1", network={"class": "unet"})
     assert systems._gflop(spec) == pytest.approx(28.0, abs=0.2)
 

@@ -82,8 +82,8 @@ def swap_vr(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
-def swap_group_vr(data: bytes, rng: random.Random) -> bytes:
-    """Another value representation, random bytes or a bit in the functional groups."""
+def damaged_groups(data: bytes, rng: random.Random) -> bytes:
+    """Bits, bytes or value representations in the functional groups, where a lazy reader fails late."""
     start = max(data.find(b"\x00\x52\x29\x92"), 0)
     end = data.find(b"\xe0\x7f\x10\x00", start)
     end = len(data) if end < 0 else end
@@ -218,8 +218,6 @@ MUTATORS: tuple[Mutator, ...] = (
     header_bytes,
     random_block,
     swap_vr,
-    swap_group_vr,
-    swap_group_vr,  # where a lazy reader fails late
     absurd_value,
     absurd_length,
     truncate,

@@ -20,7 +20,7 @@ import numpy as np
 
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, SliceReader, scan
 from n2q_edge.dicom.reasons import UNEXPECTED
-from tests.fuzz.mutators import mutate
+from tests.fuzz.mutators import damaged_groups, mutate
 from tests.fuzz.seeds import seeds
 
 HANG_SECONDS = 20
@@ -80,6 +80,9 @@ def main(seed: int, first: int, last: int, state: Path, keep: Path) -> None:
 def one_input(sound: dict[str, bytes], seed: int, number: int) -> tuple[str, str, bytes]:
     """File name, mutators and bytes of an input."""
     rng = random.Random(f"{seed}-{number}")
+    if number % 3 == 0:
+        name = rng.choice([name for name in sorted(sound) if name.startswith("enhanced")])
+        return name, damaged_groups.__name__, damaged_groups(sound[name], rng)
     name = rng.choice(sorted(sound))
     how, data = mutate(sound[name], rng)
     if data.startswith(b"PK") and not name.endswith(".zip"):

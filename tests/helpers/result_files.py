@@ -82,9 +82,9 @@ def results(
     """Assess everything under `source` and write its DICOM objects."""
     runtime = runtime or NoisyRuntime()
     regions = options.pop("regions", tissue_regions)
-    writer = DicomWriter(out, runtime.spec, runtime.describe(), worst=2, **options)
+    writer = DicomWriter(out, runtime.spec, runtime.describe(), **options)
     with writer:
-        assessment = assess(scan([source]), runtime, collector=writer, regions=regions)
+        assessment = assess(scan([source]), runtime, worst=2, collector=writer, regions=regions)
     return writer, assessment
 
 

@@ -52,8 +52,8 @@ def test_the_authors_weights(tmp_path: Path) -> None:
     torch.save(build(SPEC).state_dict(), path)
     found = explain(path)
     assert found["spec"]["name"] == "u-ssl"  # one input channel
-    # SCIENCE.md: "1,963,622 parameters in the 1-channel version"; 36 of the tensors are weights and biases of
-    # the 18 convolutions, 4 those of conv_last and fc
+    # The authors' notebook has 1,963,622 parameters in its 1-channel version; 36 of the tensors are weights
+    # and biases of the 18 convolutions, 4 those of conv_last and fc
     assert found["parameters"] == 1_963_622
     assert found["tensors"] == 40
 

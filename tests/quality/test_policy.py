@@ -91,6 +91,39 @@ def test_reasons_name_both_sides(tmp_path: Path) -> None:
     assert judgement.reasons == ("the mean quality is 0.599, below 0.6",)
 
 
+@pytest.mark.parametrize(("strange", "judged"), [(0, True), (2, True), (3, False), (4, False)])
+def test_more_than_half_out_of_domain_is_not_judged(tmp_path: Path, strange: int, judged: bool) -> None:
+    """Two of four are half, three are more."""
+    judgement = policy(tmp_path).judge({}, [0.9] * 4, strange)
+    assert judgement.verdict is (Verdict.USABLE if judged else None)
+    if not judged:
+        assert judgement.reasons == (
+            f"{strange} of 4 scored slices are unlike the training data (50 % tolerated)",
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("not_judged", None),
+        ("usable_does_not_meet", Verdict.DOES_NOT_MEET),
+        ("unusable", Verdict.UNUSABLE),
+    ],
+)
+def test_the_policy_says_what_is_out_of_domain(tmp_path: Path, name: str, verdict: Verdict | None) -> None:
+    chosen = f'[out_of_domain]\nshare = 0.25\nverdict = "{name}"\n[[rule]]\nname = "head"'
+    rules = policy(tmp_path, TWO_RULES.replace('[[rule]]\nname = "head"', chosen))
+    assert rules.judge({}, [0.9] * 4, 1).verdict is Verdict.USABLE
+    assert rules.judge({}, [0.9] * 4, 2).verdict is verdict
+
+
+@pytest.mark.parametrize("line", ['verdict = "usable"', "verdict = 1", "share = 1.5", "shares = 0.5"])
+def test_what_is_out_of_domain_cannot_be_usable(tmp_path: Path, line: str) -> None:
+    text = TWO_RULES.replace('[[rule]]\nname = "head"', f'[out_of_domain]\n{line}\n[[rule]]\nname = "head"')
+    with pytest.raises(UsageError, match="out_of_domain"):
+        policy(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     ("protocol", "rule"),
     [

@@ -98,8 +98,8 @@ def test_series_are_weighted_by_area() -> None:
         mask[:, :columns] = True
         return region_scores(np.full((100, 100), value, np.float32), {"liver": mask}, SPACING)
 
-    (summary,) = summarise_regions([scores(0.9, 30), (), scores(0.3, 10)])
+    (summary,) = summarise_regions([(4, scores(0.9, 30)), (5, ()), (6, scores(0.3, 10))])
     assert (summary.name, summary.slices, summary.area_mm2) == ("liver", 2, 4000)
     assert summary.mean == pytest.approx((0.9 * 30 + 0.3 * 10) / 40)
     assert summary.below_threshold == pytest.approx(10 / 40)
-    assert summary.worst == (2, pytest.approx(0.3))
+    assert summary.worst == (6, pytest.approx(0.3))

@@ -43,12 +43,12 @@ class NoisyRuntime(FakeRuntime):
 
 
 def page(*folders: Path, runtime: FakeRuntime | None = None) -> str:
-    run = assess(scan(list(folders)), runtime or FakeRuntime(by_brightness), keep_worst=2)
+    run = assess(scan(list(folders)), runtime or FakeRuntime(by_brightness), worst=2, keep_images=True)
     return to_html(run)
 
 
 def to_html(run: Assessment) -> str:
-    return "".join(html.html_pieces(document.build(run, worst=2), run))
+    return "".join(html.html_pieces(document.build(run), run))
 
 
 class Reader(HTMLParser):
@@ -201,7 +201,7 @@ def test_noise_that_disagrees_is_a_caution(tmp_path: Path) -> None:
     write_series(
         tmp_path, [np.where(phantom(192) > 0, phantom(192) + noise, phantom(192)).astype(np.float32)]
     )
-    run = assess(scan([tmp_path]), NoisyRuntime(by_brightness), keep_worst=1)
+    run = assess(scan([tmp_path]), NoisyRuntime(by_brightness), worst=1, keep_images=True)
     (result,) = run.series[0].slices
     assert result.noise_hu == pytest.approx(8, rel=0.1)
     assert crosscheck.NOISE_DISAGREEMENT in result.flags
@@ -231,7 +231,7 @@ def test_the_index_of_several_series_says_it_too(ct_series: CtSeries) -> None:
     domain = {"slice_mm": FeatureLimits((1.0, 3.0), (1.0, 3.0))}
     folders = [ct_series(number=number) for number in (1, 2)]
     words = Reader(page(*folders, runtime=FakeRuntime(by_brightness, domain=domain))).words
-    assert words.count("unlike the training data") == 2 + 2  # index and cautions
+    assert words.count("unlike the training data") == 3 * 2  # index, verdict and cautions
 
 
 def test_the_page_says_whether_the_domain_was_checked(ct_series: CtSeries) -> None:
@@ -289,7 +289,7 @@ def test_pictures_are_cut_to_the_body_and_the_grey_one_is_lossless(ct_series: Ct
 
     from PIL import Image
 
-    run = assess(scan([ct_series(slices=1)]), FakeRuntime(by_brightness), keep_worst=1)
+    run = assess(scan([ct_series(slices=1)]), FakeRuntime(by_brightness), worst=1, keep_images=True)
     images = run.series[0].worst[0].images
     assert images
     spec = ModelSpec("m", "1", {})

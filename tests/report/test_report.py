@@ -46,7 +46,7 @@ def without_dose(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ass
         pytest.importorskip("onnxruntime")
         runtime = open_model(tiny.write_onnx(tmp_path / "map.onnx", spec=tiny.MAP_ONLY), "onnxruntime")
     with runtime:
-        yield assess(scan([tmp_path / "series"]), runtime, keep_worst=2)
+        yield assess(scan([tmp_path / "series"]), runtime, worst=2, keep_images=True)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def mixed(tmp_path: Path) -> Assessment:
     write_series(tmp_path, [phantom(96, 10), phantom(96, 20), phantom(96, 30), AIR])
     (tmp_path / "empty.dcm").touch()
     (tmp_path / "note.txt").write_text("hello")
-    return assess(scan([tmp_path]), FakeRuntime(by_brightness), keep_worst=2)
+    return assess(scan([tmp_path]), FakeRuntime(by_brightness), worst=2, keep_images=True)
 
 
 def validate(built: dict[str, object]) -> None:
@@ -66,22 +66,22 @@ def validate(built: dict[str, object]) -> None:
 
 def rendered(assessment: Assessment, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
-    table.render(assessment, console, worst=5)
+    table.render(assessment, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def test_schema_is_a_valid_schema_and_strict(mixed: Assessment) -> None:
     jsonschema.Draft202012Validator.check_schema(document.schema())
-    built = document.build(mixed, worst=5)
+    built = document.build(mixed)
     validate(built)
     with pytest.raises(jsonschema.ValidationError):
         validate({**built, "surprise": 1})
 
 
 def test_the_issues_fields_are_there(mixed: Assessment) -> None:
-    built = document.build(mixed, worst=5)
-    assert built["schema_version"] == 1
+    built = document.build(mixed)
+    assert built["schema_version"] == 2
     assert built["model"]["name"] == "fake"
     assert built["model"]["sha256"] == "0" * 64
     assert built["model"]["runtime"]["name"] == "fake"
@@ -97,7 +97,7 @@ def test_the_issues_fields_are_there(mixed: Assessment) -> None:
 
 
 def test_what_was_not_measured_is_null(mixed: Assessment) -> None:
-    air = document.build(mixed, worst=5)["series"][0]["slices"][3]
+    air = document.build(mixed)["series"][0]["slices"][3]
     assert air["quality"] == {"mean": None, "p05": None, "below_threshold": None, "histogram": None}
     assert air["dose"] == {"level": None, "probabilities": None}
     assert air["noise_hu"] is None
@@ -106,7 +106,7 @@ def test_what_was_not_measured_is_null(mixed: Assessment) -> None:
 
 def test_a_model_without_a_dose_head_names_no_dose_anywhere(without_dose: Assessment, tmp_path: Path) -> None:
     """Not null for want of a body: every slice has a quality, and none a dose."""
-    built = document.build(without_dose, worst=2)
+    built = document.build(without_dose)
     validate(built)
     assert built["model"]["dose_levels_percent"] == []
     (series,) = built["series"]
@@ -127,18 +127,18 @@ def test_a_model_without_a_dose_head_names_no_dose_anywhere(without_dose: Assess
 
 
 def test_summary(mixed: Assessment) -> None:
-    (series,) = document.build(mixed, worst=2)["series"]
+    (series,) = document.build(mixed)["series"]
     assert series["summary"]["slices"] == 4
     assert series["summary"]["slices_scored"] == 3
     assert series["summary"]["quality"] == {"mean": 0.2, "min": 0.1, "p05": 0.1}
-    assert series["summary"]["worst"] == [1, 2]
+    assert series["summary"]["worst"] == [1, 3]  # 2 is beside 1
     assert series["summary"]["dose"] == [{"level": 25.0, "slices": 3}]
     assert series["latency"]["samples"] == 4
     assert series["latency"]["stages_ms"]["infer"] == {"p50": 8.0, "p90": 8.0, "p99": None}
 
 
 def test_every_file_is_in_one_place(mixed: Assessment) -> None:
-    built = document.build(mixed, worst=5)
+    built = document.build(mixed)
     assert built["files"] == {"seen": 6, "assessed": 4, "rejected": 1, "skipped": 1, "not_reached": 0}
     assert [item["reason"] for item in built["rejected"]] == ["empty_file"]
     assert [item["reason"] for item in built["skipped"]] == ["not_dicom"]
@@ -157,7 +157,7 @@ def test_files_of_an_interrupted_run(ct_series: CtSeries) -> None:
         return by_brightness(hu)
 
     folder = ct_series(images=[phantom(96, hu) for hu in (20, 10, 20, 20, 20)])
-    built = document.build(assess(scan([folder]), FakeRuntime(interrupt)), worst=5)
+    built = document.build(assess(scan([folder]), FakeRuntime(interrupt)))
     validate(built)
     assert built["complete"] is False
     assert built["exit_code"] == 130
@@ -167,7 +167,7 @@ def test_files_of_an_interrupted_run(ct_series: CtSeries) -> None:
 def test_a_slice_the_model_failed_on_is_a_rejected_file(ct_series: CtSeries) -> None:
     folder = ct_series(images=[phantom(96, 10), phantom(96, 50)])
     failing = FakeRuntime(fails_on=lambda hu: bool(hu.max() < 20))
-    built = document.build(assess(scan([folder]), failing), worst=5)
+    built = document.build(assess(scan([folder]), failing))
     validate(built)
     assert built["files"] == {"seen": 2, "assessed": 1, "rejected": 1, "skipped": 0, "not_reached": 0}
     assert built["rejected"][0]["reason"] == "model_failed"
@@ -176,7 +176,7 @@ def test_a_slice_the_model_failed_on_is_a_rejected_file(ct_series: CtSeries) -> 
 def test_json_text_is_ascii_and_has_no_nan(mixed: Assessment) -> None:
     mixed.series[0].series.protocol["kvp"] = float("nan")
     mixed.series[0].series.protocol["kernel"] = "FÜR\udcff\x1b[31m"
-    text = "".join(document.json_pieces(document.build(mixed, worst=5)))
+    text = "".join(document.json_pieces(document.build(mixed)))
     assert text.isascii()
     protocol = json.loads(text, parse_constant=pytest.fail)["series"][0]["protocol"]
     assert protocol["kvp"] is None
@@ -184,14 +184,14 @@ def test_json_text_is_ascii_and_has_no_nan(mixed: Assessment) -> None:
 
 
 def test_created_is_utc(mixed: Assessment) -> None:
-    created = datetime.fromisoformat(document.build(mixed, worst=5)["created"].replace("Z", "+00:00"))
+    created = datetime.fromisoformat(document.build(mixed)["created"].replace("Z", "+00:00"))
     assert timedelta(0) <= datetime.now(timezone.utc) - created < timedelta(minutes=5)
 
 
 def test_no_patient_and_no_host_anywhere(mixed: Assessment, monkeypatch: pytest.MonkeyPatch) -> None:
     import platform
 
-    built = "".join(document.json_pieces(document.build(mixed, worst=5)))
+    built = "".join(document.json_pieces(document.build(mixed)))
     host = platform.node()
     assert "SECRET" not in built
     assert host not in json.dumps(describe_machine())
@@ -227,14 +227,14 @@ def strange(tmp_path: Path) -> Assessment:
     """Two slices of 5 mm, of a model that was trained on 1 to 3 mm, and one of air."""
     write_series(tmp_path, [phantom(96, 10), phantom(96, 20), AIR])
     domain = {"slice_mm": FeatureLimits((1.0, 3.0), (0.9, 3.3))}
-    return assess(scan([tmp_path]), FakeRuntime(by_brightness, domain=domain), keep_worst=2)
+    return assess(scan([tmp_path]), FakeRuntime(by_brightness, domain=domain), worst=2, keep_images=True)
 
 
 STRANGE = "thick slice: slice thickness 5 mm, training 1 to 3 mm"
 
 
 def test_out_of_domain_in_the_document(strange: Assessment) -> None:
-    built = document.build(strange, worst=5)
+    built = document.build(strange)
     validate(built)
     assert built["model"]["domain"] == {"slice_mm": {"training": [1.0, 3.0], "limits": [0.9, 3.3]}}
     (series,) = built["series"]
@@ -244,13 +244,14 @@ def test_out_of_domain_in_the_document(strange: Assessment) -> None:
     text = "thick slice (slice thickness 5 mm, training 1 to 3 mm)"
     assert series["summary"]["out_of_domain"] == {
         "slices": 2,
+        "share": 1.0,  # of the two with a body
         "text": f"2 of 3 slices are unlike the training data: {text}",
         "reasons": [{**reason, "slices": 2, "values": [5.0, 5.0], "text": text}],
     }
 
 
 def test_a_model_that_cannot_tell_is_null_everywhere(mixed: Assessment) -> None:
-    built = document.build(mixed, worst=5)
+    built = document.build(mixed)
     assert built["model"]["domain"] is None
     assert built["series"][0]["summary"]["out_of_domain"] is None
     assert built["series"][0]["slices"][0]["out_of_domain"] is None
@@ -282,14 +283,14 @@ def test_names_cannot_drive_a_terminal_or_markup(tmp_path: Path) -> None:
 def test_folder_has_report_rows_and_pictures(mixed: Assessment, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    built = document.build(mixed, worst=2)
+    built = document.build(mixed)
     pictures = folder.write_folder(mixed, built, out)
     assert sorted(path.name for path in out.iterdir()) == [
         "report.html",
         "report.json",
         "series001_quality.png",
         "series001_slice0001.png",
-        "series001_slice0002.png",
+        "series001_slice0003.png",
         "slices.csv",
     ]
     assert json.loads((out / "report.json").read_text()) == built
@@ -301,12 +302,12 @@ def test_pictures_of_an_earlier_run_do_not_stay(mixed: Assessment, tmp_path: Pat
     out.mkdir()
     for name in ("series001_slice0099.png", "series004_quality.png", "series_mine.png"):
         (out / name).touch()
-    folder.write_folder(mixed, document.build(mixed, worst=2), out)
+    folder.write_folder(mixed, document.build(mixed), out)
     left = {path.name for path in out.glob("*.png")}
     assert left == {
         "series001_quality.png",
         "series001_slice0001.png",
-        "series001_slice0002.png",
+        "series001_slice0003.png",
         "series_mine.png",
     }
 

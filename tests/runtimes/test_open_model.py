@@ -301,7 +301,7 @@ def test_the_three_steps_of_a_gpu_run_give_the_same_answer(onnx_file: Path) -> N
     """Copying to a device, computing and copying back, with the CPU as the device."""
     hu = np.random.default_rng(0).uniform(-300, 300, (2, 1, 32, 48)).astype(np.float32)
     with ort.open(read_model_file(onnx_file), 1, Choice("test", "")) as model:
-        outputs, timing = model._run_on_device(hu, "cpu")
+        outputs, timing = model._run_on_device({"hu": hu}, "cpu")
     np.testing.assert_allclose(outputs[0], tiny.expected(hu)[0], atol=1e-6)
     np.testing.assert_allclose(outputs[1], tiny.expected(hu)[1], atol=1e-6)
     assert set(timing) == {"h2d", "compute", "d2h"}

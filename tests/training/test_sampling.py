@@ -14,7 +14,8 @@ from n2q_edge.evaluation.ssim import ssim_map
 from n2q_edge.model.recipe import TrainingSettings
 from n2q_edge.network.preprocess import Window
 from n2q_edge.spec import ModelSpec
-from n2q_edge.training.sampling import Sampler, _other_contrast, _other_kernel
+from n2q_edge.training.kernel import other_kernel
+from n2q_edge.training.sampling import Sampler, _other_contrast
 
 SPEC = ModelSpec(name="t", version="t", network={"class": "compact"})
 SETTINGS = TrainingSettings(steps=1, batch=4, crop=32, doses="continuous")
@@ -148,7 +149,7 @@ def test_another_kernel_changes_high_frequencies_only() -> None:
     answer = (line / line.sum() * (-1.0) ** np.arange(-3, 4)).sum()  # of a 7-tap Gaussian to +-1
     constant = np.full((32, 32), 40.0, np.float32)
     stripes = np.where(np.arange(32) % 2, 1.0, -1.0).astype(np.float32) * np.ones((32, 1), np.float32)
-    full, noise, std = _other_kernel(constant, stripes, np.ones((4, 4), np.float32), 1.5)
+    full, noise, std = other_kernel(constant, stripes, np.ones((4, 4), np.float32), 1.5)
     factor = 1 + 1.5 * (1 - answer)
     np.testing.assert_allclose(flat_part(full), 40.0, rtol=1e-5)
     np.testing.assert_allclose(flat_part(noise), flat_part(stripes) * factor, rtol=1e-4)

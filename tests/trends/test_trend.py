@@ -32,7 +32,7 @@ def stored(quality: float, number: int = 0, model: str = "m 1 abc", **protocol: 
         **protocol,
     }
     when = f"2026-01-{number % 28 + 1:02d}T10:00:00.000Z"
-    return StoredSeries(f"uid{number}", 1, when, model, known, (quality,) * 4, (12.0,), ())
+    return StoredSeries(f"uid{number}", 1, when, model, known, (quality,) * 4, (12.0,), 0)
 
 
 def series_in_time(values: list[float], **protocol: Any) -> list[StoredSeries]:

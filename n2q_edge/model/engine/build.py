@@ -24,6 +24,7 @@ from n2q_edge.files import write_file, write_text
 from n2q_edge.model.engine.onnx_file import read_onnx
 from n2q_edge.model.engine.targets import Target
 from n2q_edge.runtimes import cuda
+from n2q_edge.runtimes.checks import INPUT_NAME
 from n2q_edge.runtimes.cuda import Device
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
@@ -276,7 +277,9 @@ def _compile(
     parser = trt.OnnxParser(network, log)  # network and parser must outlive the build
     if not parser.parse(model.data):
         raise ModelError(f"{model.path}: {plan.flavor.name} cannot parse it: {_parser_errors(parser, log)}")
-    network.get_input(0).shape = plan.shape
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        tensor.shape = plan.shape if tensor.name == INPUT_NAME else plan.shape[:1]
     shapes = _shapes(network)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mib << 20)
