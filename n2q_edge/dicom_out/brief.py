@@ -72,7 +72,7 @@ class BriefWriter:
         except NotWrittenError as error:
             brief.not_written.append(NotWritten("all", error.reason, str(error)))
             return brief
-        for rank, result in enumerate(report.worst, start=1):
+        for rank, result in enumerate((each for each in report.worst if each.images), start=1):
             self._attempt(brief, "overlay", self._overlay, report, context, result, rank)
         self._attempt(brief, "structured_report", self._report, report, context)
         return brief

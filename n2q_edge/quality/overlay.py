@@ -86,7 +86,9 @@ def draw_bar(draw: ImageDraw, box: tuple[int, int, int, int], size: float) -> No
         draw_text(draw, place, word, size, anchor="rm")
 
 
-def draw_text(draw: ImageDraw, place: tuple[float, float], text: str, size: float, anchor: str = "la") -> None:
+def draw_text(
+    draw: ImageDraw, place: tuple[float, float], text: str, size: float, anchor: str = "la"
+) -> None:
     """Draw white words with a black rim, readable on tissue and on air."""
     draw.text(place, text, fill="white", font_size=size, anchor=anchor, stroke_width=1, stroke_fill="black")
 

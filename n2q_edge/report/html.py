@@ -86,7 +86,9 @@ def _series(
         or f"Series {entry['number']}",
         "study": entry["study_instance_uid"],
         "scanner": provenance.scanner(entry["protocol"]),
-        "folder": shorten(os.path.commonpath([_folder(item["path"]) for item in entry["slices"]]), PATH_WIDTH),
+        "folder": shorten(
+            os.path.commonpath([_folder(item["path"]) for item in entry["slices"]]), PATH_WIDTH
+        ),
         "why": [capital(reason) for reason in entry["verdict"]["reasons"]],
         "cautions": notes.cautions(entry),
         "out_of_domain": notes.is_out_of_domain(entry),
@@ -132,5 +134,6 @@ def _histogram(slices: list[dict[str, Any]], threshold: float) -> Chart | None:
     plot.bars(edges, share, [f"{low:.2f} to {high:.2f}: {part:.1f} %" for low, high, part in spans])
     below = sum(part for edge, part in zip(edges, share, strict=False) if edge < threshold - 1e-9)
     return Chart(
-        plot, f"Histogram of the predicted SSIM of all body pixels; {below:.1f} percent are below {threshold:g}"
+        plot,
+        f"Histogram of the predicted SSIM of all body pixels; {below:.1f} percent are below {threshold:g}",
     )

@@ -85,9 +85,7 @@ def page_pictures(images: SliceImages, spec: ModelSpec) -> tuple[bytes, bytes]:
     )
 
 
-def _pair(
-    images: SliceImages, spec: ModelSpec, cut: tuple[slice, slice]
-) -> tuple[NDArray[np.uint8], Rgb]:
+def _pair(images: SliceImages, spec: ModelSpec, cut: tuple[slice, slice]) -> tuple[NDArray[np.uint8], Rgb]:
     background = gray(images.hu[cut], (spec.window_center, spec.window_width))
     return background, overlay(background, images.quality_map[cut], images.mask[cut])
 

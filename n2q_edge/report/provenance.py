@@ -36,7 +36,9 @@ def protocol_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
 
 def scanner(protocol: dict[str, Any]) -> str:
     """Manufacturer, model and station, as far as the headers name them."""
-    return " ".join(str(protocol[name]) for name in ("manufacturer", "model", "station") if protocol.get(name))
+    return " ".join(
+        str(protocol[name]) for name in ("manufacturer", "model", "station") if protocol.get(name)
+    )
 
 
 def policy_sentence(policy: dict[str, Any]) -> str:

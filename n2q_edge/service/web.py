@@ -20,12 +20,13 @@ from n2q_edge.service.status import Status, look
 log = logging.getLogger("n2q_edge.supervisor")
 
 REFRESH_S = 5
-FILE = re.compile(r"/series/([0-9a-f]{24})/(r\d{3,})/([A-Za-z0-9_]+\.(?:html|json|csv|png))")
+FILE = re.compile(r"/series/([0-9a-f]{24})/(r\d{3,})/([A-Za-z0-9_]+\.(?:html|json|csv|png|svg))")
 TYPES = {
     "html": "text/html; charset=utf-8",
     "json": "application/json",
     "csv": "text/csv; charset=utf-8",
     "png": "image/png",
+    "svg": "image/svg+xml",
 }
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "

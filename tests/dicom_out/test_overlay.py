@@ -44,7 +44,9 @@ def test_the_color_bar_runs_from_good_at_the_top_to_bad() -> None:
     column = picture[:80, 256 - 8].astype(int)
     bar = np.flatnonzero(column.any(axis=1))
     assert column[bar[0]].tolist() == [MID_GRAY] * 3
-    assert tuple(column[bar[-1]]) == tuple(int(part, 16) for part in re.findall("..", bar_colors(2)[0][1][1:]))
+    assert tuple(column[bar[-1]]) == tuple(
+        int(part, 16) for part in re.findall("..", bar_colors(2)[0][1][1:])
+    )
 
 
 def test_a_small_picture_has_no_room_for_words() -> None:

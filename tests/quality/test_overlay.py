@@ -21,7 +21,9 @@ ALL_GRAYS = np.arange(256, dtype=np.uint8)[None]
 
 
 def colored(quality: float, background: np.ndarray = ALL_GRAYS) -> np.ndarray:
-    return overlay(background, np.full(background.shape, quality, np.float32), np.ones(background.shape, bool))
+    return overlay(
+        background, np.full(background.shape, quality, np.float32), np.ones(background.shape, bool)
+    )
 
 
 @pytest.mark.parametrize("quality", [1.0, 0.95, GOOD_SSIM + 0.002])
@@ -41,7 +43,9 @@ def test_the_worse_the_more_color() -> None:
 def test_the_worst_is_the_brightest_so_no_color_vision_is_needed() -> None:
     """Rec. 709 luma over mid-gray: SSIM 0.5, 0.25 and 0 are one brighter than the other."""
     background = np.full((1, 1), MID_GRAY, np.uint8)
-    luma = [float(colored(quality, background)[0, 0] @ [0.2126, 0.7152, 0.0722]) for quality in (0.5, 0.25, 0)]
+    luma = [
+        float(colored(quality, background)[0, 0] @ [0.2126, 0.7152, 0.0722]) for quality in (0.5, 0.25, 0)
+    ]
     assert luma == sorted(luma)
     assert luma[-1] > 220
 

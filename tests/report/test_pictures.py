@@ -51,7 +51,9 @@ def test_a_slice_picture_holds_slice_and_overlay_as_they_are(run: Assessment) ->
     assert picture[:top].any()  # the words
 
 
-def test_a_picture_says_noise_and_prediction_and_no_dose(run: Assessment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_says_noise_and_prediction_and_no_dose(
+    run: Assessment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     monkeypatch.setattr("n2q_edge.report.pictures.draw_text", lambda _, __, text, ___: said.append(text))
     slice_picture(run.series[0].worst[0], run.spec, "Slice 2")
