@@ -163,12 +163,18 @@ def _check_objects(objects: DicomWriter, *, quiet: bool) -> None:
 
 
 def _append(db: Path, assessment: Assessment, *, with_phi: bool, quiet: bool) -> None:
+    from n2q_edge.trends.doses import add_skipped_reports, link_series
     from n2q_edge.trends.store import append
 
     stored = append(db, assessment, with_phi=with_phi)
+    link_series(db, assessment, with_phi=with_phi)
+    reports = add_skipped_reports(db, assessment, with_phi=with_phi)
     if not quiet:
         left_out = f", {stored.without_uid} without a UID left out" if stored.without_uid else ""
-        note(f"{stored.new} new slices in {db}, {stored.replaced} known ones replaced{left_out}")
+        dose_reports = f", {reports} dose reports" if reports else ""
+        note(
+            f"{stored.new} new slices in {db}, {stored.replaced} known ones replaced{left_out}{dose_reports}"
+        )
 
 
 def _notify(policy: Policy, built: dict[str, Any], *, quiet: bool) -> None:

@@ -22,6 +22,9 @@ def trend(
     ] = "scanner,protocol,kernel",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write a page of charts here.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row a series on stdout, no table.")] = False,
+    dose: Annotated[
+        bool, typer.Option("--dose", help="Noise and quality against the dose reports instead.")
+    ] = False,
     policy: Annotated[
         Path | None,
         typer.Option(help="TOML: judge the stored scores by it; the default policy if not given."),
@@ -33,6 +36,8 @@ def trend(
     from n2q_edge.trends import groups
     from n2q_edge.trends.store import read
 
+    if dose:
+        return _show_doses(db)
     keys, rules = groups.parse_by(by), load_policy(policy)
     found = groups.group(read(db), keys, rules)
     with results():
@@ -49,4 +54,15 @@ def trend(
 
         write_text(out, to_html(found, keys, rules, db))
         note(f"the page is {out}")
+    return int(ExitCode.OK)
+
+
+def _show_doses(db: Path) -> int:
+    from rich.console import Console
+
+    from n2q_edge.trends.dose_table import render
+    from n2q_edge.trends.doses import dose_groups, read_doses
+
+    with results():
+        render(dose_groups(read_doses(db)), Console(highlight=False))
     return int(ExitCode.OK)

@@ -37,7 +37,8 @@ from n2q_edge.service.identify import digest
 from n2q_edge.service.open_series import Outcome, Written
 from n2q_edge.service.revisions import WrittenObject
 from n2q_edge.service.settings import Settings
-from n2q_edge.trends import store
+from n2q_edge.trends import doses, store
+from n2q_edge.trends.dose_report import read_dose_report
 
 log = logging.getLogger("n2q_edge.worker")
 
@@ -189,12 +190,23 @@ class ModelAssessor:
             return
         try:
             store.append(Path(assess.trend_database), assessment, with_phi=assess.with_phi)
+            doses.link_series(Path(assess.trend_database), assessment, with_phi=assess.with_phi)
         except N2QError as error:
             log.error("not in the trend database", extra={"error": str(error)})
 
     def add_dose(self, path: Path) -> str:
         """Add a dose report to the trend database."""
-        return "no_database"
+        report, assess = read_dose_report(path), self._settings.assess
+        if report is None:
+            return "not_dose"
+        if not assess.trend_database:
+            return "no_database"
+        try:
+            doses.add_report(Path(assess.trend_database), report, with_phi=assess.with_phi)
+        except N2QError as error:
+            log.error("a dose report is not in the trend database", extra={"error": str(error)})
+            return "failed"
+        return "stored"
 
     def close(self) -> None:
         """Wait for the slices under way."""

@@ -58,7 +58,7 @@ class Assessor(Protocol):
         """
 
     def add_dose(self, path: Path) -> str:
-        """Add a dose report to the trend database: `stored`, `no_database`, `not_dose`."""
+        """Add a dose report to the trend database: `stored`, `no_database`, `not_dose`, `failed`."""
 
 
 @dataclass
