@@ -1,7 +1,7 @@
-"""CT dose reports (TID 10011 CT Radiation Dose, PS3.16): CTDIvol, DLP and phantom of every irradiation event.
+"""CT dose reports (TID 10011, PS3.16): CTDIvol, DLP and phantom of every irradiation event.
 
-They come as X-Ray Radiation Dose SR, as Enhanced SR from older GE scanners, and cumulatively from Siemens': the
-second report of a study repeats the events of the first. An event is known by its Irradiation Event UID.
+They come as X-Ray Radiation Dose SR, as Enhanced SR from older GE scanners, and cumulatively from Siemens':
+the second report of a study repeats the events of the first. An event is known by its Irradiation Event UID.
 """
 
 from __future__ import annotations

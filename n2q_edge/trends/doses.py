@@ -1,8 +1,8 @@
 """Doses in the trend database: what the scanner's dose reports say, joined to the series that were assessed.
 
 A series is joined by the Irradiation Event UID (0008,3010) of its images; without one by its study and time,
-or by its study if that has a single event that is no localizer. What cannot be told apart is not joined. Dates
-are stored only with identity, like all that identifies; then the join by time is not possible without it.
+or by its study if that has a single event that is no localizer. What cannot be told apart is not joined.
+Dates are stored only with identity, like all that identifies: without it there is no join by time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LOCALIZER = "Constant Angle Acquisition"  # CID 10013, DCM 113805
 NEAR_S = 600.0
 
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS dose_event (event_uid TEXT PRIMARY KEY, study_uid TEXT NOT NULL, scanner TEXT, "
-    "protocol TEXT, kind TEXT, started TEXT, ctdivol REAL, dlp REAL, phantom_cm INTEGER)",
+    "CREATE TABLE IF NOT EXISTS dose_event (event_uid TEXT PRIMARY KEY, study_uid TEXT NOT NULL, "
+    "scanner TEXT, protocol TEXT, kind TEXT, started TEXT, ctdivol REAL, dlp REAL, phantom_cm INTEGER)",
     "CREATE TABLE IF NOT EXISTS series_irradiation (series_uid TEXT NOT NULL, study_uid TEXT NOT NULL, "
     "event_uid TEXT NOT NULL, acquired TEXT, PRIMARY KEY (series_uid, event_uid))",
 )
