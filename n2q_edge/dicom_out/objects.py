@@ -133,6 +133,7 @@ class DicomWriter:
         runtime: Mapping[str, Any],
         *,
         segments: Sequence[Segment] = (),
+        maps_only: bool = False,
     ) -> None:
         """Make the folder, and remove the objects of an earlier run, which would pass for this one's.
 
@@ -141,6 +142,7 @@ class DicomWriter:
             spec: of the model.
             runtime: what `Runtime.describe` says.
             segments: of the segmentation the regions are from; none for tissue classes.
+            maps_only: neither overlays nor a report.
 
         Raises:
             MissingDependencyError: highdicom is not installed.
@@ -152,6 +154,7 @@ class DicomWriter:
         self.folder = out / "dicom"
         self._spec = spec
         self._algorithm = algorithm_of(spec, runtime)
+        self._maps_only = maps_only
         self._model = str(runtime.get("model_sha256"))
         self._segments = {segment.name: segment for segment in segments}
         self._current: _Collected | None = None
@@ -166,7 +169,9 @@ class DicomWriter:
             return
         try:
             if self._current is None:
-                self._current = _Collected(self.folder / f".series{report.number:03d}.part")
+                self._current = _Collected(
+                    self.folder / f".series{report.number:03d}.part", pictures=not self._maps_only
+                )
             self._current.add(result, (self._spec.window_center, self._spec.window_width))
         except OutputError as error:
             self._fail(error)
@@ -244,6 +249,8 @@ class DicomWriter:
                 ),
             ),
         ]
+        if self._maps_only:
+            del writers[1:]
         if collected.has_noise:
             writers.insert(1, ("noise_map", lambda: job.maps(NOISE, "noise_map", 2)))
         for kind, write in writers:
@@ -336,8 +343,8 @@ def _output(path: Path) -> Iterator[None]:
 class _Collected:
     """The slices of one series: results in memory, pixels in files of the hidden folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, pictures: bool) -> None:
+        self.folder, self._pictures = folder, pictures
         self.results: list[SliceResult] = []
         self.has_noise = False
         with _output(folder):
@@ -354,9 +361,10 @@ class _Collected:
             self.has_noise = True
             rows, columns = images.hu.shape
             self._append("noise", enlarge(images.noise_map, images.map_cell)[:rows, :columns])
-        picture = overlay_picture(images, window, caption(result))
-        with _output(self.folder):
-            self._files["overlay"].write(picture.tobytes())
+        if self._pictures:
+            picture = overlay_picture(images, window, caption(result))
+            with _output(self.folder):
+                self._files["overlay"].write(picture.tobytes())
         self.results.append(replace(result, images=None))
 
     def _append(self, name: str, pixels: FloatArray) -> None:

@@ -25,6 +25,7 @@ from n2q_edge.dicom.reasons import Rejected, Skipped
 from n2q_edge.dicom.records import Series, SliceRef, Source
 from n2q_edge.dicom.scan import examine
 from n2q_edge.dicom_out.brief import BriefWriter
+from n2q_edge.dicom_out.objects import DicomWriter, SeriesObjects
 from n2q_edge.errors import N2QError
 from n2q_edge.malloc import keep_freed_memory
 from n2q_edge.quality.policy import Policy, load_policy
@@ -168,8 +169,9 @@ class ModelAssessor:
         written = []
         for report in assessment.series:
             brief = writer.write(report)
-            written += brief.written
-            for missing in brief.not_written:
+            maps = self._maps(folder, report) if self._settings.assess.maps else SeriesObjects(report.number)
+            written += [*brief.written, *maps.written]
+            for missing in (*brief.not_written, *maps.not_written):
                 log.warning(
                     "an object is not written", extra={"kind": missing.kind, "reason": missing.reason}
                 )
@@ -182,6 +184,18 @@ class ModelAssessor:
             )
             for each in written
         )
+
+    def _maps(self, folder: Path, report: SeriesReport) -> SeriesObjects:
+        """Maps of all slices, which are assessed again: pixels are not kept while a series arrives."""
+        with DicomWriter(folder, self._runtime.spec, self._runtime.describe(), maps_only=True) as writer:
+            for result in report.slices:
+                again = self._with_pixels(result)
+                if again.images is not None:
+                    writer.add(report, again)
+            writer.finish(report)
+            if writer.error:
+                raise writer.error
+            return writer.series[0]
 
     def _remember(self, assessment: Assessment) -> None:
         """A database that fails costs no result."""
