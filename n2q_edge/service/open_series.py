@@ -116,5 +116,5 @@ def manifest_of(series: OpenSeries, revision: int, written: Written) -> Manifest
         conflicts=series.conflicts,
         slices=tuple(entries),
         objects=written.objects,
-        summary=written.summary,
+        summary={"protocol": series.protocol, "scanner": series.scanner, **written.summary},
     )

@@ -45,7 +45,7 @@ def _row(row: SeriesRow, status: Status) -> dict[str, Any]:
     elif not summary.get("slices"):
         style, sign, word, meaning = "none", "–", "Nothing to assess", summary.get("not_assessed", "")
     return {
-        "time": _clock(row.last),
+        "time": time.strftime("%H:%M", time.localtime(row.last)),
         "style": style,
         "sign": sign,
         "word": word,
@@ -61,7 +61,7 @@ def _row(row: SeriesRow, status: Status) -> dict[str, Any]:
         "revision": row.revision,
         "waiting_for": status.undelivered.get(row.key, []),
         "link": f"series/{row.key}/r{row.revision:03d}/report.html" if summary.get("slices") else None,
-        "label": summary.get("label") or row.key[:8],
+        "name": summary.get("label") or row.key[:8],
     }
 
 
