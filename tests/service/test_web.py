@@ -179,13 +179,7 @@ def test_in_chromium_nothing_is_wider_than_the_window(page: Page, tmp_path: Path
         summary={"protocol": "Abdomen portal venous with a long name", "reasons": ["the mean quality is 0.6"]}
     )
     picture = tmp_path / "page.png"
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--blink-settings=scriptEnabled=false",
-    ]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"]
     command += [
         f"--window-size={width},1200",
         f"--screenshot={picture}",
