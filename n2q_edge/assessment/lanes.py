@@ -76,7 +76,7 @@ class Lanes:
         self._warm: set[tuple[int, ...]] = set()
         self._warming = threading.Lock()
 
-    def infer(self, hu: FloatArray) -> tuple[Inference, float]:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> tuple[Inference, float]:
         """Wait for a lane and run the model; see `Runtime.infer`.
 
         Returns:
@@ -86,11 +86,13 @@ class Lanes:
             if hu.shape not in self._warm:
                 self._warm_up(hu)
                 self._warm.add(hu.shape)
-        return self._pool.submit(self._run, hu).result()
+        return self._pool.submit(self._run, hu, reference_noise_hu).result()
 
-    def _run(self, hu: FloatArray) -> tuple[Inference, float]:
+    def _run(self, hu: FloatArray, reference_noise_hu: FloatArray | None) -> tuple[Inference, float]:
         began = now_ms()
-        return self.runtime.infer(hu), began
+        if reference_noise_hu is None:
+            return self.runtime.infer(hu), began
+        return self.runtime.infer(hu, reference_noise_hu), began
 
     def _warm_up(self, hu: FloatArray) -> None:
         began = now_ms()

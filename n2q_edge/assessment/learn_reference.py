@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from n2q_edge.dicom import Inventory, LoadedSlice, Series, SliceReader
-from n2q_edge.errors import NothingAssessedError
+from n2q_edge.dicom import Inventory, LoadedSlice, Series, SliceReader, scan
+from n2q_edge.errors import NothingAssessedError, UsageError
 from n2q_edge.quality.body_size import body_size
-from n2q_edge.quality.reference import Acquisition, Observation, SiteReference
+from n2q_edge.quality.reference import Acquisition, DeclaredNoise, Observation, Reference, SiteReference
 from n2q_edge.quality.scores import body_mask, global_noise_level
-from n2q_edge.quality.site_reference import FEWEST_OF_ONE, Learned, learn
+from n2q_edge.quality.site_reference import FEWEST_OF_ONE, Learned, learn, load
 
 
 def observe(inventory: Inventory, on_slice: Callable[[object], None] | None = None) -> Iterator[Observation]:
@@ -46,6 +47,26 @@ def _of_series(
             yield Observation(
                 acquisition, series.series_instance_uid, size.water_equivalent_diameter_mm, noise
             )
+
+
+def open_reference(path: Path | None, noise_hu: float | None, diameter_mm: float | None) -> Reference | None:
+    """What the user named as the reference: a file, a full-dose series, a noise level, or nothing.
+
+    Raises:
+        UsageError: both are named, a diameter without a noise, or what is named is no reference.
+        NothingAssessedError: a series without enough slices.
+    """
+    if path is not None and noise_hu is not None:
+        raise UsageError("a reference is a file or series, or a noise level: name one of the two")
+    if diameter_mm is not None and noise_hu is None:
+        raise UsageError("the diameter belongs to a reference noise: name that, too")
+    if noise_hu is not None:
+        return DeclaredNoise(noise_hu, diameter_mm)
+    if path is None:
+        return None
+    if path.suffix == ".json":
+        return load(path)
+    return reference_of_series(scan([path]), path.name)
 
 
 def reference_of_series(

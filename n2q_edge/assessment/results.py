@@ -14,8 +14,10 @@ from n2q_edge.assessment.summary import SeriesSummary, summarize
 from n2q_edge.assessment.timing import StageTimes
 from n2q_edge.dicom import Rejected, Series, Skipped, SliceRef
 from n2q_edge.errors import ExitCode
+from n2q_edge.quality.body_size import BodySize
 from n2q_edge.quality.domain import Deviation
 from n2q_edge.quality.policy import Policy, load_policy
+from n2q_edge.quality.reference import Comparison, ReferenceNoise, Unknown, compare
 from n2q_edge.quality.regions import RegionScore
 from n2q_edge.quality.scores import BoolArray, Dose, Quality
 from n2q_edge.runtimes.base import FloatArray
@@ -78,6 +80,10 @@ class SliceResult:
         quality: scores in the body mask; None without a body.
         dose: the dose it looks like; None without a body, or if the model has no dose head.
         noise_hu: model-free noise level; None with too little soft tissue.
+        noise_frequency: mean frequency of the noise power spectrum, 1/mm; None where it cannot be measured.
+        size: of the body; None without a body or a pixel spacing.
+        ssde_mgy: size-specific dose estimate; None without CTDIvol.
+        reference: the noise its full-dose twin would have, or why that is unknown; None if nobody asked.
         model_noise_hu: median of the model's own noise map where `noise_hu` is measured, if it gives one.
         expected_error: root mean square error the model expects of its map in the body, if it tells.
         flags: of the input, `no_body`, `noise_disagreement` and `out_of_domain`.
@@ -93,6 +99,10 @@ class SliceResult:
     quality: Quality | None
     dose: Dose | None
     noise_hu: float | None
+    noise_frequency: float | None
+    size: BodySize | None
+    ssde_mgy: float | None
+    reference: ReferenceNoise | Unknown | None
     model_noise_hu: float | None
     expected_error: float | None
     flags: tuple[str, ...]
@@ -100,6 +110,13 @@ class SliceResult:
     images: SliceImages | None = field(default=None, repr=False)
     regions: tuple[RegionScore, ...] = ()
     out_of_domain: tuple[Deviation, ...] | None = None
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Noise and equivalent dose relative to the reference; None without one, or without noise."""
+        if not self.noise_hu or not isinstance(self.reference, ReferenceNoise):
+            return None
+        return compare(self.noise_hu, self.reference)
 
 
 @dataclass

@@ -11,18 +11,20 @@ the worst slices.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import groupby, islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from n2q_edge.assessment.lanes import Lanes, in_order, worker_count
+from n2q_edge.assessment.measured import measure
 from n2q_edge.assessment.results import (
     Assessment,
     ModelReason,
@@ -30,15 +32,14 @@ from n2q_edge.assessment.results import (
     SeriesReport,
     SliceResult,
 )
-from n2q_edge.assessment.slice_result import Arrived, Regions, slice_result, tissue_regions
+from n2q_edge.assessment.slice_result import Arrived, Regions, slice_result, stack, tissue_regions
 from n2q_edge.assessment.timing import now_ms, overlap_ms
 from n2q_edge.assessment.worst import WorstSlices
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader, SliceRef
 from n2q_edge.errors import ModelError
-from n2q_edge.malloc import keep_freed_memory
 from n2q_edge.quality.policy import Policy, load_policy
+from n2q_edge.quality.reference import Reference, ReferenceNoise
 from n2q_edge.runtimes.base import FloatArray, Runtime
-from n2q_edge.spec import HU_MAX, HU_MIN
 
 
 class Collector(Protocol):
@@ -61,6 +62,7 @@ def assess(
     keep_images: bool = False,
     on_outcome: Callable[[SliceResult | Rejection], None] | None = None,
     regions: Regions = tissue_regions,
+    reference: Reference | None = None,
     collector: Collector | None = None,
 ) -> Assessment:
     """Assess every series of an inventory.
@@ -76,7 +78,44 @@ def assess(
         keep_images: whether these keep their pixels.
         on_outcome: called after every slice, for a progress bar.
         regions: what to score beside the whole body.
+        reference: what knows the noise of full dose, if anything does.
         collector: gets every slice with its pixels.
+    """
+    assessment, outcomes = begin(
+        inventory,
+        runtime,
+        batch=batch,
+        policy=policy,
+        worst=worst,
+        keep_images=keep_images,
+        regions=regions,
+        reference=reference,
+        collector=collector,
+    )
+    with contextlib.suppress(KeyboardInterrupt), closing(outcomes):
+        for outcome in outcomes:
+            if on_outcome:
+                on_outcome(outcome)
+    return assessment
+
+
+def begin(
+    inventory: Inventory,
+    runtime: Runtime,
+    *,
+    batch: int = 1,
+    policy: Policy | None = None,
+    worst: int = 5,
+    keep_images: bool = False,
+    regions: Regions = tissue_regions,
+    reference: Reference | None = None,
+    collector: Collector | None = None,
+) -> tuple[Assessment, Generator[SliceResult | Rejection, None, None]]:
+    """An assessment that proceeds as its outcomes are taken; the arguments are those of `assess`.
+
+    Returns:
+        What is found, which fills as the second is iterated: the outcome of every slice, with its pixels. An
+        iteration that ends early leaves `complete` False.
     """
     policy = policy or load_policy()
     assessment = Assessment(
@@ -88,33 +127,42 @@ def assess(
         skipped=list(inventory.skipped),
         rejected=list(inventory.rejected),
         policy=policy,
+        complete=not inventory.series,
     )
-    numbered = enumerate(inventory.series, start=1)
-    reports = [SeriesReport(number, series, policy) for number, series in numbered]
-    try:
-        with closing(_stream(inventory.series, runtime, batch, regions)) as stream:
-            for report in reports:
-                assessment.series.append(report)
-                selection = WorstSlices(worst, len(report.series.slices))
-                try:
-                    for done in islice(stream, len(report.series.slices)):
-                        _take(done, report, assessment, collector)
-                        if isinstance(done.outcome, SliceResult):
-                            selection.add(done.outcome if keep_images else replace(done.outcome, images=None))
-                        if on_outcome:
-                            on_outcome(done.outcome)
-                finally:
-                    report.worst = selection.chosen()
-                if collector:
-                    collector.finish(report)
-    except KeyboardInterrupt:
-        assessment.complete = False
-    return assessment
+    stream = _stream(inventory.series, runtime, batch, regions, reference)
+    return assessment, _outcomes(assessment, inventory.series, stream, worst, keep_images, collector)
+
+
+def _outcomes(
+    assessment: Assessment,
+    series: Sequence[Series],
+    stream: Generator[Done, None, None],
+    worst: int,
+    keep_images: bool,
+    collector: Collector | None,
+) -> Generator[SliceResult | Rejection, None, None]:
+    """Enter every outcome into the assessment and pass it on."""
+    with closing(stream):
+        for number, one in enumerate(series, start=1):
+            report = SeriesReport(number, one, assessment.policy)
+            assessment.series.append(report)
+            selection = WorstSlices(worst, len(one.slices))
+            try:
+                for done in islice(stream, len(one.slices)):
+                    _take(done, report, assessment, collector)
+                    if isinstance(done.outcome, SliceResult):
+                        selection.add(done.outcome if keep_images else replace(done.outcome, images=None))
+                    yield done.outcome
+            finally:
+                report.worst = selection.chosen()
+            if collector:
+                collector.finish(report)
+    assessment.complete = True
 
 
 def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterator[SliceResult | Rejection]:
     """Assess a series lazily, slice by slice in z order; one bad slice does not stop it."""
-    with closing(_stream([series], runtime, batch, tissue_regions)) as stream:
+    with closing(_stream([series], runtime, batch)) as stream:
         for done in stream:
             yield done.outcome
 
@@ -150,14 +198,19 @@ class Done:
 
 
 def _stream(
-    series: Sequence[Series], runtime: Runtime, batch: int, regions: Regions
+    series: Sequence[Series],
+    runtime: Runtime,
+    batch: int,
+    regions: Regions = tissue_regions,
+    reference: Reference | None = None,
 ) -> Generator[Done, None, None]:
     """One `Done` for every slice of every series, in order."""
-    keep_freed_memory()
     workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
     with Lanes(runtime, workers) as lanes, Readers() as readers:
-        assessor = SliceAssessor(lanes, readers, regions)
-        jobs = (partial(assessor.assess, chunk) for one in series for chunk in _chunks(one, batch))
+        assessor = SliceAssessor(lanes, readers, regions, reference)
+        jobs = (
+            partial(assessor.assess, one.protocol, chunk) for one in series for chunk in _chunks(one, batch)
+        )
         with closing(in_order(jobs, workers)) as results:
             for done in results:
                 yield from done
@@ -201,8 +254,9 @@ class SliceAssessor:
     lanes: Lanes
     readers: Readers
     regions: Regions
+    reference: Reference | None
 
-    def assess(self, chunk: Sequence[tuple[int, SliceRef]]) -> list[Done]:
+    def assess(self, protocol: Mapping[str, Any], chunk: Sequence[tuple[int, SliceRef]]) -> list[Done]:
         """Assess neighbouring slices of one size together."""
         began = now_ms()
         arrived: list[Arrived] = []
@@ -211,7 +265,7 @@ class SliceAssessor:
             start = now_ms()
             item = self.readers.load(ref)
             if isinstance(item, LoadedSlice):
-                arrived.append(Arrived(number, item, start))
+                arrived.append(Arrived(number, item, measure(item, protocol, self.reference), start))
             else:
                 outcomes[number] = item
         if arrived:
@@ -223,8 +277,9 @@ class SliceAssessor:
         spec = self.lanes.runtime.spec
         queued = now_ms()
         try:
-            hu = _stack([item.slice.hu for item in arrived], spec.size_multiple)
-            inference, started = self.lanes.infer(hu)
+            hu = stack([item.slice.hu for item in arrived], spec.size_multiple)
+            known = _reference_noise(arrived) if spec.takes_reference else None
+            inference, started = self.lanes.infer(hu, known)
         except ModelError as error:
             if len(arrived) == 1:
                 return {arrived[0].number: arrived[0].reject(ModelReason.MODEL_FAILED, str(error))}
@@ -236,11 +291,8 @@ class SliceAssessor:
         }
 
 
-def _stack(slices: Sequence[FloatArray], multiple: int) -> FloatArray:
-    """Slices [H,W] of one size as a batch [N,1,H',W'], padded with air at the bottom and right."""
-    height, width = slices[0].shape
-    shape = (len(slices), 1, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
-    stacked = np.full(shape, HU_MIN, dtype=np.float32)
-    for row, hu in enumerate(slices):
-        np.clip(hu, HU_MIN, HU_MAX, out=stacked[row, 0, :height, :width])
-    return stacked
+def _reference_noise(arrived: Sequence[Arrived]) -> FloatArray | None:
+    """The reference noise [N] of a batch, 0 where unknown; None if it is unknown for all."""
+    found = (item.measured.reference for item in arrived)
+    levels = [each.noise_hu if isinstance(each, ReferenceNoise) else 0.0 for each in found]
+    return np.array(levels, dtype=np.float32) if any(levels) else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
+from n2q_edge.assessment.measured import Measured
 from n2q_edge.assessment.results import NO_BODY, ModelReason, ModelRejected, SliceImages, SliceResult
 from n2q_edge.assessment.timing import StageTimes, now_ms
 from n2q_edge.dicom import LoadedSlice
@@ -17,7 +18,7 @@ from n2q_edge.quality.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
 from n2q_edge.quality.domain import OUT_OF_DOMAIN, Deviation, deviations, measure
 from n2q_edge.quality.regions import Masks, RegionScore, region_scores, tissue_masks
 from n2q_edge.runtimes.base import FloatArray, Inference
-from n2q_edge.spec import ModelSpec
+from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
 
 Regions: TypeAlias = Callable[[LoadedSlice, scores.BoolArray], Masks]
 """From a slice and its body mask to the masks of the regions to score, by name."""
@@ -30,16 +31,27 @@ def tissue_regions(loaded: LoadedSlice, mask: scores.BoolArray) -> Masks:
 
 @dataclass(frozen=True)
 class Arrived:
-    """A slice in memory, its place in the series, and when (ms) its reading began."""
+    """A slice in memory, its place in the series, what was measured, and when (ms) its reading began."""
 
     number: int
     slice: LoadedSlice
+    measured: Measured
     began: float
 
     def reject(self, reason: ModelReason, detail: str) -> ModelRejected:
         """The outcome of a slice that the model could not assess."""
         ref = self.slice.ref
         return ModelRejected(ref.path, reason, detail, ref.sop_instance_uid, ref.frame)
+
+
+def stack(slices: Sequence[FloatArray], multiple: int) -> FloatArray:
+    """Slices [H,W] of one size as a batch [N,1,H',W'], padded with air at the bottom and right."""
+    height, width = slices[0].shape
+    shape = (len(slices), 1, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    stacked = np.full(shape, HU_MIN, dtype=np.float32)
+    for row, hu in enumerate(slices):
+        np.clip(hu, HU_MIN, HU_MAX, out=stacked[row, 0, :height, :width])
+    return stacked
 
 
 def slice_result(
@@ -64,13 +76,13 @@ def slice_result(
     cells = np.s_[row, 0, : -(-height // spec.map_cell), : -(-width // spec.map_cell)]
     noise_map = None if inference.noise_map is None else inference.noise_map[cells].copy()
     log_variance = None if inference.log_variance is None else inference.log_variance[cells]
-    mask = scores.body_mask(loaded.hu, loaded.pixel_spacing_mm)
+    measured = arrived.measured
+    mask, noise = measured.mask, measured.noise_hu
     dose = _dose(inference, row, spec)
     error = None if log_variance is None else scores.expected_error(log_variance, mask, spec.map_cell)
     if not (_finite(quality_map) and _finite(noise_map) and _all_finite(dose, error)):
         return arrived.reject(ModelReason.NON_FINITE_OUTPUT, "NaN or infinity in the model's output")
     quality = scores.quality_scores(quality_map, mask)
-    noise = scores.global_noise_level(loaded.hu, mask, loaded.pixel_spacing_mm)
     model_noise = None
     if noise_map is not None:
         model_noise = scores.model_noise(noise_map, loaded.hu, mask, spec.map_cell)
@@ -89,6 +101,10 @@ def slice_result(
         quality=quality,
         dose=dose if quality else None,
         noise_hu=noise,
+        noise_frequency=measured.noise_frequency,
+        size=measured.size,
+        ssde_mgy=measured.ssde_mgy,
+        reference=measured.reference,
         model_noise_hu=model_noise,
         expected_error=error,
         flags=(*loaded.ref.flags, *(flag for flag, holds in found.items() if holds)),
@@ -130,7 +146,7 @@ def _times(
     """Stage times of one slice; the `warm_up` (ms) that it had to wait for is taken out."""
     timing, batch = inference.timing, len(inference.quality_map)
     total = ended - arrived.began - warm_up
-    infer, score = timing.total / batch, ended - scoring_began
+    infer, score = timing.total / batch, ended - scoring_began + arrived.measured.milliseconds
     read, decode = arrived.slice.read_ms, arrived.slice.decode_ms
 
     def share(milliseconds: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from n2q_edge.assessment.timing import Percentiles, summarise
 from n2q_edge.dicom import UNLIKE_AXIAL_HU
 from n2q_edge.quality.domain import OUT_OF_DOMAIN, DeviationSummary, series_text, summarise_deviations
 from n2q_edge.quality.policy import Judgement
+from n2q_edge.quality.reference import ReferenceNoise, Unknown
 from n2q_edge.quality.regions import RegionSummary, summarise_regions
 
 if TYPE_CHECKING:
@@ -28,12 +29,35 @@ class QualitySummary:
 
 
 @dataclass(frozen=True)
-class NoiseSummary:
-    """Median, minimum and maximum over slices, HU."""
+class Spread:
+    """Median, minimum and maximum over slices."""
 
     median: float
     min: float
     max: float
+
+
+@dataclass(frozen=True)
+class ReferenceSummary:
+    """A series against its reference.
+
+    Attributes:
+        slices: that have a reference and a noise.
+        noise_hu: the reference's; None if it is unknown for all slices.
+        ratio: noise over reference; likewise.
+        equivalent_dose: (reference / noise)^2, a fraction of the reference's dose; likewise.
+        interval: of the equivalent dose, 95 %: the medians of the slices' limits; likewise.
+        source: where most of the references are from; likewise.
+        unknown: why slices have none, and how many, the most frequent first.
+    """
+
+    slices: int
+    noise_hu: Spread | None
+    ratio: Spread | None
+    equivalent_dose: Spread | None
+    interval: tuple[float, float] | None
+    source: str | None
+    unknown: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -79,7 +103,13 @@ class SeriesSummary:
         scored: of these, with a body and so with a quality.
         quality: over the scored slices; None without any.
         noise_hu: model-free noise; None where no slice has it.
+        noise_frequency: mean frequency of the noise power spectrum, 1/mm; likewise.
+        diameter_mm: water-equivalent diameter; likewise.
+        truncated: slices whose body is cut by the field of view.
+        ssde_mgy: size-specific dose estimate; None where CTDIvol is unknown.
+        reference: the series against its reference; None if nobody asked.
         model_noise_hu: the model's own noise; None where it gives none.
+        expected_error: that the model expects of its map, SSIM; likewise.
         dose: levels that occur, ascending; empty if the model predicts no dose.
         domain: None if the model cannot tell.
         regions: each over the slices in which it was scored; `worst` has the number of the slice.
@@ -95,8 +125,14 @@ class SeriesSummary:
     slices: int
     scored: int
     quality: QualitySummary | None
-    noise_hu: NoiseSummary | None
-    model_noise_hu: NoiseSummary | None
+    noise_hu: Spread | None
+    noise_frequency: Spread | None
+    diameter_mm: Spread | None
+    truncated: int
+    ssde_mgy: Spread | None
+    reference: ReferenceSummary | None
+    model_noise_hu: Spread | None
+    expected_error: Spread | None
     dose: tuple[DoseCount, ...]
     domain: DomainSummary | None
     regions: tuple[RegionSummary, ...]
@@ -124,13 +160,20 @@ def summarize(report: SeriesReport) -> SeriesSummary:
     scored = [result for result in slices if result.quality]
     doubted = sum(is_doubted(result.flags) for result in scored)
     means = [result.quality.mean for result in scored if result.quality]
+    sizes = [result.size for result in slices if result.size]
     levels = Counter(result.dose.level for result in slices if result.dose)
     return SeriesSummary(
         slices=len(slices),
         scored=len(means),
         quality=_quality(means),
-        noise_hu=_noise([result.noise_hu for result in slices]),
-        model_noise_hu=_noise([result.model_noise_hu for result in slices]),
+        noise_hu=_spread(result.noise_hu for result in slices),
+        noise_frequency=_spread(result.noise_frequency for result in slices),
+        diameter_mm=_spread(size.water_equivalent_diameter_mm for size in sizes),
+        truncated=sum(size.truncated for size in sizes),
+        ssde_mgy=_spread(result.ssde_mgy for result in slices),
+        reference=_reference(slices),
+        model_noise_hu=_spread(result.model_noise_hu for result in slices),
+        expected_error=_spread(result.expected_error for result in slices),
         dose=tuple(DoseCount(level, levels[level]) for level in sorted(levels)),
         domain=_domain(slices, scored),
         regions=tuple(summarise_regions((result.number, result.regions) for result in slices)),
@@ -150,9 +193,30 @@ def _quality(means: Sequence[float]) -> QualitySummary | None:
     return QualitySummary(statistics.fmean(means), min(means), sorted(means)[int(0.05 * (len(means) - 1))])
 
 
-def _noise(values: Sequence[float | None]) -> NoiseSummary | None:
+def _spread(values: Iterable[float | None]) -> Spread | None:
     known = [value for value in values if value is not None]
-    return NoiseSummary(statistics.median(known), min(known), max(known)) if known else None
+    return Spread(statistics.median(known), min(known), max(known)) if known else None
+
+
+def _reference(slices: Sequence[SliceResult]) -> ReferenceSummary | None:
+    if all(result.reference is None for result in slices):
+        return None
+    found = [(result.reference, result.comparison) for result in slices]
+    known = [(one, other) for one, other in found if isinstance(one, ReferenceNoise) and other]
+    doses = [comparison.equivalent_dose_interval for _, comparison in known]
+    sources = Counter(noise.source for noise, _ in known).most_common(1)
+    reasons = Counter(result.reference.reason for result in slices if isinstance(result.reference, Unknown))
+    return ReferenceSummary(
+        slices=len(known),
+        noise_hu=_spread(noise.noise_hu for noise, _ in known),
+        ratio=_spread(comparison.ratio for _, comparison in known),
+        equivalent_dose=_spread(comparison.equivalent_dose for _, comparison in known),
+        interval=(statistics.median(low for low, _ in doses), statistics.median(high for _, high in doses))
+        if doses
+        else None,
+        source=sources[0][0] if sources else None,
+        unknown=dict(reasons.most_common()),
+    )
 
 
 def is_doubted(flags: Sequence[str]) -> bool:

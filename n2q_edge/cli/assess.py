@@ -50,6 +50,17 @@ def assess(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="With -o: write DICOM maps, report and overlays there, too.")
     ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Full-dose noise: a file of 'n2q-edge reference', or a full-dose series."),
+    ] = None,
+    reference_noise: Annotated[
+        float | None, typer.Option(metavar="HU", help="Full-dose noise, measured as 'noise' is.")
+    ] = None,
+    reference_diameter: Annotated[
+        float | None,
+        typer.Option(metavar="MM", help="Water-equivalent diameter that --reference-noise holds for."),
+    ] = None,
     seg: Annotated[
         Path | None, typer.Option(help="DICOM Segmentation: score its segments, not the tissue classes.")
     ] = None,
@@ -61,12 +72,13 @@ def assess(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes, no table.")] = False,
 ) -> int:
     """Assess every CT slice found under PATH: quality, dose level, noise, latency."""
+    from n2q_edge.assessment.learn_reference import open_reference
     from n2q_edge.assessment.run import assess as assess_all
     from n2q_edge.assessment.slice_result import tissue_regions
     from n2q_edge.cli.progress import ticks
     from n2q_edge.dicom import scan
     from n2q_edge.files import make_folder
-    from n2q_edge.malloc import give_back_freed_memory
+    from n2q_edge.malloc import give_back_freed_memory, keep_freed_memory
     from n2q_edge.quality.policy import load_policy
     from n2q_edge.report import document
     from n2q_edge.report.folder import write_folder
@@ -79,12 +91,14 @@ def assess(
     if dicom and not out:
         raise UsageError("--dicom writes into the folder of -o OUT: name one")
     rules = load_policy(policy)
+    known = open_reference(reference, reference_noise, reference_diameter)
     if out:
         make_folder(out)
     if db:
         from n2q_edge.trends.store import prepare
 
         prepare(db, with_phi=with_phi)
+    keep_freed_memory()
     with open_model(model, runtime=runtime, threads=threads) as opened:
         if not quiet:
             note(_chosen_runtime(opened.describe()))
@@ -103,6 +117,7 @@ def assess(
                 keep_images=out is not None,
                 on_outcome=tick,
                 regions=organs.regions if organs else tissue_regions,
+                reference=known,
                 collector=objects,
             )
     give_back_freed_memory()  # with the model's

@@ -36,7 +36,7 @@ SMALLEST_WITH_TEXT = 128  # pixels a side; below it the picture says enough
 
 
 def overlay_picture(images: SliceImages, window: tuple[float, float], caption: Sequence[str]) -> Rgb:
-    """The picture of a slice: its quality as color, the caption at the top left, the color bar at the top right.
+    """The picture of a slice: its quality as color, caption and color bar in the upper corners.
 
     Args:
         images: of the slice, [H,W].

@@ -25,6 +25,8 @@ SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pt")
 SUFFIXES = (SAFETENSORS, *PICKLED)
 EXTRA = "train"
+NESTED = "state_dict"  # where training scripts keep the weights beside their optimizer
+WRAPPERS = ("module.", "model.")
 
 
 def save(path: Path, spec: ModelSpec, state_dict: Mapping[str, Tensor]) -> None:
@@ -70,7 +72,9 @@ def parse(path: Path, data: bytes) -> tuple[ModelSpec, dict[str, Tensor]]:
         return _parse_safetensors(path, data)
     if suffix in PICKLED:
         return _parse_pickled(path, data)
-    raise ModelError(f"{path} is no checkpoint by its name: expected one of {', '.join(SUFFIXES)}")
+    raise ModelError(
+        f"{path} is not a checkpoint: unknown file extension, expected one of {', '.join(SUFFIXES)}"
+    )
 
 
 def load_network(path: Path, data: bytes) -> tuple[ModelSpec, Module]:
@@ -122,14 +126,24 @@ def _parse_pickled(path: Path, data: bytes) -> tuple[ModelSpec, dict[str, Tensor
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is no whole PyTorch file: {' '.join(str(error).split())[:200]}") from None
+    if isinstance(content, dict) and isinstance(content.get(NESTED), dict):
+        content = content[NESTED]
     if not _is_state_dict(content, torch.Tensor):
         raise ModelError(f"{path} is no state dict (names and tensors): save model.state_dict() instead")
     from n2q_edge.network.authors import convert
 
     try:
-        return convert(content)
+        return convert(_without_wrapper(content))
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
+
+
+def _without_wrapper(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The names a network has by itself: DataParallel adds `module.`, Lightning `model.`."""
+    for prefix in (*WRAPPERS, *WRAPPERS):  # in either order
+        if all(name.startswith(prefix) for name in state_dict):
+            state_dict = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}
+    return state_dict
 
 
 def _is_state_dict(content: Any, tensor: type) -> bool:

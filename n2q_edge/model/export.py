@@ -12,7 +12,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ from n2q_edge.runtimes.threads import physical_cores
 from n2q_edge.spec import SPEC_KEY, ModelSpec
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from torch.nn import Module
 
     from n2q_edge.model.recipe import ExportSettings
@@ -85,7 +84,7 @@ class ExportReport:
         path: the ONNX file.
         sha256: of the ONNX file.
         size_bytes: of the ONNX file.
-        source: the checkpoint it came from.
+        source: the checkpoint it came from; None if it came from memory.
         source_sha256: of the checkpoint.
         spec: the spec it carries.
         opset: ONNX operator set.
@@ -96,39 +95,12 @@ class ExportReport:
     path: Path
     sha256: str
     size_bytes: int
-    source: Path
-    source_sha256: str
+    source: Path | None
+    source_sha256: str | None
     spec: ModelSpec
     opset: int
     tolerances: ExportSettings
     parity: list[Parity]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as JSON takes it."""
-        return {**asdict(self), "path": str(self.path), "source": str(self.source)}
-
-
-def render(report: ExportReport, console: Console) -> None:
-    """Print what was written and how well it agrees with PyTorch."""
-    mebibytes = report.size_bytes / 2**20
-    console.print(
-        f"{report.path}: {report.spec.name} {report.spec.version}, {report.spec.precision}, "
-        f"opset {report.opset}, {mebibytes:.1f} MiB",
-        markup=False,
-    )
-    console.print(f"SHA-256 {report.sha256}", markup=False)
-    for parity in report.parity:
-        console.print(
-            f"against PyTorch on {list(parity.shape)}{_told(parity)}: max {parity.max_difference:.1e}, "
-            f"mean {parity.mean_difference:.1e} SSIM{', same dose levels' if parity.same_dose else ''}",
-            markup=False,
-        )
-
-
-def _told(parity: Parity) -> str:
-    if parity.reference_noise_hu is None:
-        return ""
-    return f" with a reference of {', '.join(f'{hu:g}' for hu in parity.reference_noise_hu)} HU"
 
 
 def export_model(
@@ -170,12 +142,54 @@ def export_model(
     )
 
 
+def export_module(module: Module, spec: ModelSpec, out: Path) -> ExportReport:
+    """Export a network of the caller's; see `n2q_edge.export`."""
+    _check_output(out)
+    return export_network(_checked(module, spec), spec, out)
+
+
+def _checked(module: Module, spec: ModelSpec) -> Module:
+    """The module, giving a tuple of the spec's outputs; tried on one batch."""
+    torch: Any = require("torch", EXTRA)
+
+    class Outputs(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, hu: Any) -> tuple[Any, ...]:
+            found = self.module(hu)
+            return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+    network: Module = Outputs()
+    network.eval()
+    side = -(-SMALLEST_SIDE // spec.size_multiple) * spec.size_multiple
+    hu = torch.full((2, 1, side, side), -1000.0)
+    try:
+        with torch.inference_mode():
+            outputs = network(hu)
+    except Exception as error:  # whatever a foreign network raises
+        raise ModelError(f"model {spec.name!r} fails on HU {list(hu.shape)}: {first_line(error)}") from None
+    tensors = [one for one in outputs if isinstance(one, torch.Tensor)]
+    if len(tensors) != len(outputs) or len(tensors) != len(spec.outputs):
+        raise ModelError(
+            f"model {spec.name!r} gives {len(tensors)} tensors, its spec names {len(spec.outputs)}: "
+            f"{', '.join(spec.outputs)}"
+        )
+    if outputs[0].shape != hu.shape:
+        raise ModelError(
+            f"model {spec.name!r}: quality_map is {list(outputs[0].shape)} for HU {list(hu.shape)}: it must "
+            "have one value per pixel"
+        )
+    return network
+
+
 def export_network(
     network: Module,
     spec: ModelSpec,
     out: Path,
     *,
-    source: ModelFile,
+    source: ModelFile | None = None,
     tolerances: ExportSettings | None = None,
     precision: str = "fp32",
     slices: Sequence[FloatArray] = (),
@@ -186,7 +200,7 @@ def export_network(
         network: takes the inputs of `spec`, gives its outputs.
         spec: goes into the file.
         out: the file to write, `.onnx`.
-        source: the file its weights came from.
+        source: the file its weights came from; None if it never was in one.
         tolerances: of the parity gate; None for the defaults of the precision.
         precision: one of `PRECISIONS`.
         slices: for `int8`: what to calibrate on, each float32 [1,1,H,W] in HU.
@@ -209,8 +223,8 @@ def export_network(
         path=out,
         sha256=exported.sha256,
         size_bytes=len(data),
-        source=source.path,
-        source_sha256=source.sha256,
+        source=source.path if source else None,
+        source_sha256=source.sha256 if source else None,
         spec=spec,
         opset=OPSET,
         tolerances=tolerances,
@@ -381,6 +395,12 @@ def _hold(parity: Parity, tolerances: ExportSettings, out: Path, precision: str 
             f"{out} was not written: on a {list(parity.shape)} batch{_told(parity)} it differs from PyTorch: "
             f"{'; '.join(failures)}"
         )
+
+
+def _told(parity: Parity) -> str:
+    if parity.reference_noise_hu is None:
+        return ""
+    return f" with a reference of {', '.join(f'{hu:g}' for hu in parity.reference_noise_hu)} HU"
 
 
 def parity_slices(multiple: int) -> list[FloatArray]:

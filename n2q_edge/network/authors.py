@@ -21,8 +21,7 @@ def convert(state_dict: dict[str, Tensor]) -> tuple[ModelSpec, dict[str, Tensor]
     Raises:
         ModelError: names or shapes are not those of the authors' U-Net.
     """
-    tensors = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
-    first = tensors.get(FIRST_CONV)
+    first = state_dict.get(FIRST_CONV)
     if not isinstance(first, Tensor) or first.ndim != 4 or first.shape[1] not in (1, 2):
         raise ModelError(
             f"not the authors' network: {FIRST_CONV!r} is missing or takes neither 1 nor 2 channels"
@@ -38,7 +37,7 @@ def convert(state_dict: dict[str, Tensor]) -> tuple[ModelSpec, dict[str, Tensor]
     with torch.device("meta"):
         network = build(spec)
     try:
-        network.load_state_dict(tensors, assign=True)
+        network.load_state_dict(state_dict, assign=True)
     except RuntimeError as error:
         raise ModelError(f"not the authors' network: {' '.join(str(error).split())[:200]}") from None
-    return spec, tensors
+    return spec, state_dict

@@ -185,7 +185,7 @@ def summarise_deviations(slices: Iterable[Iterable[Deviation]]) -> list[Deviatio
 def series_text(slices: Sequence[Sequence[Deviation] | None]) -> str | None:
     """One sentence about a series for people, e.g.
 
-    `12 of 25 slices are unlike the training data: sharp kernel (noise correlation 0.07 to 0.16, training
+    `12 of 25 slices are out of domain: sharp kernel (noise correlation 0.07 to 0.16, training
     0.22 to 0.59)`. None if no slice is.
 
     Args:
@@ -203,7 +203,7 @@ def series_text(slices: Sequence[Sequence[Deviation] | None]) -> str | None:
     if len(reasons) > MOST_REASONS:
         texts.append(f"and {len(reasons) - MOST_REASONS} more")
     verb = "is" if len(strange) == 1 else "are"
-    return f"{len(strange)} of {len(slices)} slices {verb} unlike the training data: {', '.join(texts)}"
+    return f"{len(strange)} of {len(slices)} slices {verb} out of domain: {', '.join(texts)}"
 
 
 def _title(code: str) -> str:

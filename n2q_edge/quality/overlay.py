@@ -1,4 +1,4 @@
-"""The quality map as color over its slice: the one renderer of the report, the pictures and the DICOM overlay.
+"""The quality map as color over its slice: the one renderer of report, pictures and DICOM overlay.
 
 Good tissue stays as gray as it was; the worse the predicted quality, the more color is laid over it and the
 brighter it glows. Brightness alone tells good from bad, so it can be read without telling colors apart.

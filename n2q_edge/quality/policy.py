@@ -190,7 +190,7 @@ class Policy:
             return Judgement(None, rule.name, ("no slice has a score",), standards)
         if doubted / len(slice_means) > self.out_of_domain_share + 1e-9:
             reason = (
-                f"{doubted} of {len(slice_means)} scored slices are unlike the training data "
+                f"{doubted} of {len(slice_means)} scored slices are out of domain "
                 f"({100 * self.out_of_domain_share:g} % tolerated)"
             )
             return Judgement(self.out_of_domain_verdict, rule.name, (reason,), standards)

@@ -36,16 +36,10 @@ class Along:
 def charts_along(report: SeriesReport) -> list[Chart]:
     """Noise, predicted quality and, where it changes, tube current of every slice."""
     along = _along(report.slices)
-    current = [tube_current_ma(result) for result in report.slices]
+    current = [result.ref.exposure.tube_current_ma for result in report.slices]
     changes = len({value for value in current if value is not None}) > 1
     charts = [_noise(along), _quality(along, report, lowest=not changes)]
     return [*charts, _current(along, current)] if changes else charts
-
-
-def tube_current_ma(result: SliceResult) -> float | None:
-    """X-Ray Tube Current of a slice, mA; None where the header does not say."""
-    exposure = getattr(result.ref, "exposure", None)
-    return None if exposure is None else exposure.tube_current_ma
 
 
 def limits_below(report: SeriesReport) -> str:

@@ -1,4 +1,4 @@
-"""The numbers at the top of a series: what was measured first, then the reference, then what a model predicts."""
+"""The numbers at the top of a series: what was measured, then what the model predicts, then the run."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ class Group:
     cards: tuple[Card, ...]
 
 
-def groups(entry: dict[str, Any], levels: list[float]) -> list[Group]:
+def groups(entry: dict[str, Any], levels: list[float], takes_reference: bool = False) -> list[Group]:
     """The numbers of a series in the order in which they deserve trust.
 
     Args:
         entry: the series in the JSON document.
         levels: dose levels the model knows, percent, ascending; empty if it predicts none.
+        takes_reference: the model was told the reference, so its SSIM is relative to that.
     """
     summary = entry["summary"]
     found = [
         Group("Measured, without a model", tuple(_measured(summary))),
-        Group("Predicted by the model", tuple(_predicted(summary, levels))),
+        Group("Against the reference of full dose", tuple(_against_reference(summary.get("reference")))),
+        Group("Predicted by the model", tuple(_predicted(summary, levels, takes_reference))),
         Group("This run", tuple(_run(entry))),
     ]
     return [group for group in found if group.cards]
@@ -64,7 +66,32 @@ def _measured(summary: dict[str, Any]) -> list[Card]:
     return cards or [Card("Noise", "–", "too little soft tissue to measure it")]
 
 
-def _predicted(summary: dict[str, Any], levels: list[float]) -> list[Card]:
+def _against_reference(found: dict[str, Any] | None) -> list[Card]:
+    """Noise and equivalent dose relative to the reference; why there is none; nothing if nobody asked."""
+    if found is None:
+        return []
+    cards = []
+    if found["equivalent_dose_interval"]:
+        low, high = found["equivalent_dose_interval"]
+        reference = f"reference {number(found['noise_hu_median'], 1)} HU ({found['source']})"
+        within = f"of the reference's dose; 95 % within {low:.0%} to {high:.0%}"
+        cards = [
+            Card("Noise over reference", number(found["noise_ratio_median"], 2), reference),
+            Card("Equivalent dose", f"{found['equivalent_dose_median']:.0%}", within),
+        ]
+    unknown = (f"{each['slices']} slices: {each['reason']}" for each in found["unknown"])
+    return cards + [Card("Reference", "unknown", text) for text in unknown]
+
+
+def _relative_to(summary: dict[str, Any], takes_reference: bool) -> str:
+    """What the predicted SSIM compares with."""
+    reference = summary.get("reference")
+    if takes_reference and reference and reference["slices"]:
+        return f"relative to {number(reference['noise_hu_median'], 1)} HU"
+    return "against an assumed full dose"
+
+
+def _predicted(summary: dict[str, Any], levels: list[float], takes_reference: bool) -> list[Card]:
     quality = summary["quality"]
     if quality["mean"] is None:
         return [Card("Predicted SSIM", "–", "no slice has a body")]
@@ -72,7 +99,7 @@ def _predicted(summary: dict[str, Any], levels: list[float]) -> list[Card]:
         Card(
             "Predicted SSIM",
             number(quality["mean"], 2),
-            f"against an assumed full dose; lowest slice {number(quality['min'], 2)}",
+            f"{_relative_to(summary, takes_reference)}; lowest slice {number(quality['min'], 2)}",
         )
     ]
     most = max(summary["dose"], key=lambda count: count["slices"], default=None)
@@ -80,6 +107,8 @@ def _predicted(summary: dict[str, Any], levels: list[float]) -> list[Card]:
         typical = "as typical full-dose scans" if most["level"] == levels[-1] else "of an assumed full dose"
         said = f"{typical}; {most['slices']} of {summary['slices']} slices"
         cards.append(Card("Dose it looks like", dose_statement(most["level"], levels), said))
+    if summary["model_noise_hu_median"] is not None:
+        cards.append(Card("Noise by the model", f"{summary['model_noise_hu_median']:.1f} HU", "median"))
     return cards
 
 

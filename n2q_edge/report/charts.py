@@ -1,7 +1,7 @@
 """Small SVG charts, for pages and as files of their own.
 
-In a page they take their colors from its style sheet: they follow light, dark and print, and their text is the
-page's text. A `Plot` collects marks in data coordinates; `svg` draws them, `stacked` makes a file of several.
+In a page they take their colors from its style sheet: they follow light, dark and print, and their text is
+the page's text. A `Plot` collects marks in data coordinates; `svg` draws them, `stacked` makes files of them.
 Every text is escaped.
 """
 
@@ -108,7 +108,7 @@ class Plot:
             self._dot(x, y, radius, style, tooltip)
 
     def level(self, y: float, label: str, style: str = "limit") -> None:
-        """A horizontal line across the chart with a label at its right end; nothing if it is off the scale."""
+        """A horizontal line across the chart with a label at its right end, unless it is off the scale."""
         if not self.y.low <= y <= self.y.high:
             return
         down = self._down(y)
@@ -223,7 +223,8 @@ def stacked(charts: Sequence[Chart], title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" viewBox="0 0 {width} {top}" '
         f'font-family="sans-serif" font-size="12"><style>{_style()}</style>'
         f'<rect width="{width}" height="{top}" fill="#fff"/>'
-        f'<text x="{LEFT}" y="19" font-size="13" font-weight="600">{escape(title)}</text>{"".join(parts)}</svg>\n'
+        f'<text x="{LEFT}" y="19" font-size="13" font-weight="600">{escape(title)}</text>'
+        f"{''.join(parts)}</svg>\n"
     )
 
 

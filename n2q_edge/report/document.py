@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import n2q_edge
 from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport, SliceResult
-from n2q_edge.assessment.summary import DomainSummary, Range, SeriesSummary
+from n2q_edge.assessment.summary import DomainSummary, Range, ReferenceSummary, SeriesSummary, Spread
 from n2q_edge.machine import describe_machine
 from n2q_edge.quality.domain import Deviation
 from n2q_edge.quality.policy import Judgement
+from n2q_edge.quality.reference import Unknown
 from n2q_edge.quality.regions import RegionScore, RegionSummary
 from n2q_edge.quality.scores import QUALITY_THRESHOLD, to_percent
 from n2q_edge.report.text import printable
@@ -111,6 +112,7 @@ def _model(assessment: Assessment) -> dict[str, Any]:
         "path": None if path is None else printable(path),
         "sha256": sha256,
         "precision": spec.precision,
+        "takes_reference": spec.takes_reference,
         "window_center_hu": spec.window_center,
         "window_width_hu": spec.window_width,
         "dose_levels_percent": [to_percent(level) for level in spec.predicted_doses],
@@ -175,7 +177,7 @@ def _verdict(judgement: Judgement) -> dict[str, Any]:
 
 
 def _summary(summary: SeriesSummary) -> dict[str, Any]:
-    quality, noise, model_noise = summary.quality, summary.noise_hu, summary.model_noise_hu
+    quality = summary.quality
     return {
         "slices": summary.slices,
         "slices_scored": summary.scored,
@@ -186,16 +188,66 @@ def _summary(summary: SeriesSummary) -> dict[str, Any]:
         },
         "worst": [result.number for result in summary.worst],
         "dose": [asdict(count) for count in summary.dose],
-        "noise_hu_median": _rounded(noise.median if noise else None, 3),
-        "noise_hu_min": _rounded(noise.min if noise else None, 3),
-        "noise_hu_max": _rounded(noise.max if noise else None, 3),
-        "model_noise_hu_median": _rounded(model_noise.median if model_noise else None, 3),
+        **_spread("noise_hu", summary.noise_hu, 3),
+        **_spread("noise_frequency_per_mm", summary.noise_frequency, 4),
+        **_spread("water_equivalent_diameter_mm", summary.diameter_mm, 1),
+        "truncated_slices": summary.truncated,
+        **_spread("ssde_mgy", summary.ssde_mgy, 3),
+        "reference": _reference_summary(summary.reference),
+        **_spread("model_noise_hu", summary.model_noise_hu, 3),
+        **_spread("expected_error", summary.expected_error, 6),
         "tube_current_ma": _range(summary.tube_current_ma),
         "exposure_mas": _range(summary.exposure_mas),
         "out_of_domain": _out_of_domain(summary.domain),
         "flags": dict(summary.flags),
         "regions": [_region_summary(region) for region in summary.regions],
         "seconds": round(summary.seconds, 3),
+    }
+
+
+def _spread(name: str, values: Spread | None, digits: int) -> dict[str, float | None]:
+    """Median, minimum and maximum under their names; null where nothing was measured."""
+    return {
+        f"{name}_{what}": _rounded(getattr(values, what) if values else None, digits)
+        for what in ("median", "min", "max")
+    }
+
+
+def _reference_summary(found: ReferenceSummary | None) -> dict[str, Any] | None:
+    """The series against its reference; None if nobody asked for one."""
+    if found is None:
+        return None
+    return {
+        "slices": found.slices,
+        **_spread("noise_hu", found.noise_hu, 3),
+        **_spread("noise_ratio", found.ratio, 4),
+        **_spread("equivalent_dose", found.equivalent_dose, 4),
+        "equivalent_dose_interval": [_rounded(end, 4) for end in found.interval] if found.interval else None,
+        "source": None if found.source is None else printable(found.source),
+        "unknown": [{"reason": printable(reason), "slices": n} for reason, n in found.unknown.items()],
+    }
+
+
+def _reference(result: SliceResult) -> dict[str, Any] | None:
+    """The reference of a slice and the slice against it; None if nobody asked for one."""
+    reference, comparison = result.reference, result.comparison
+    if reference is None:
+        return None
+    if isinstance(reference, Unknown):
+        return {"unknown": printable(reference.reason)}
+    compared = {}
+    if comparison:
+        compared = {
+            "noise_ratio": _rounded(comparison.ratio, 4),
+            "noise_ratio_interval": [_rounded(end, 4) for end in comparison.ratio_interval],
+            "equivalent_dose": _rounded(comparison.equivalent_dose, 4),
+            "equivalent_dose_interval": [_rounded(end, 4) for end in comparison.equivalent_dose_interval],
+        }
+    return {
+        "noise_hu": _rounded(reference.noise_hu, 3),
+        "interval_hu": [_rounded(end, 3) for end in reference.interval_hu],
+        "source": printable(reference.source),
+        **compared,
     }
 
 
@@ -277,6 +329,13 @@ def _slice(result: SliceResult) -> dict[str, Any]:
             "probabilities": [round(probability, 6) for probability in dose.probabilities] if dose else None,
         },
         "noise_hu": _rounded(result.noise_hu, 3),
+        "noise_frequency_per_mm": _rounded(result.noise_frequency, 4),
+        "water_equivalent_diameter_mm": _rounded(
+            result.size.water_equivalent_diameter_mm if result.size else None, 1
+        ),
+        "truncated": result.size.truncated if result.size else None,
+        "ssde_mgy": _rounded(result.ssde_mgy, 3),
+        "reference": _reference(result),
         "model_noise_hu": _rounded(result.model_noise_hu, 3),
         "expected_error": _rounded(result.expected_error),
         "flags": list(result.flags),

@@ -92,7 +92,7 @@ def _series(
         "why": [capital(reason) for reason in entry["verdict"]["reasons"]],
         "cautions": notes.cautions(entry),
         "out_of_domain": notes.is_out_of_domain(entry),
-        "groups": groups(entry, levels),
+        "groups": groups(entry, levels, spec.takes_reference),
         "doses": {level: dose_statement(level, levels) for level in levels},
         "protocol": provenance.protocol_rows(entry),
         "regions": sorted(entry["summary"]["regions"], key=lambda region: region["mean"]),

@@ -1,16 +1,30 @@
-"""One CSV row a slice, for spreadsheets and pandas."""
+"""One row per slice, for spreadsheets and pandas."""
 
 from __future__ import annotations
 
 import csv
 import io
+from typing import TYPE_CHECKING
 
 from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
+from n2q_edge.quality.reference import ReferenceNoise
 from n2q_edge.quality.scores import to_percent
 from n2q_edge.report.text import printable
 
+if TYPE_CHECKING:
+    import pandas
+
 IDENTITY = ("series", "series_instance_uid", "slice", "sop_instance_uid", "path", "frame", "position_mm")
+TEXTS = ("series_instance_uid", "sop_instance_uid", "path", "flags", "out_of_domain")
 SCORES = ("quality_mean", "quality_p05", "quality_below_threshold", "dose_level_percent")
+PHYSICS = (
+    "noise_frequency_per_mm",
+    "water_equivalent_diameter_mm",
+    "ssde_mgy",
+    "reference_noise_hu",
+    "noise_ratio",
+    "equivalent_dose",
+)
 STAGES = ("read", "decode", "wait", "infer", "score", "total")
 
 
@@ -29,6 +43,7 @@ def to_csv(assessment: Assessment) -> str:
             *SCORES,
             *levels,
             "noise_hu",
+            *PHYSICS,
             "model_noise_hu",
             "expected_error",
             "flags",
@@ -39,6 +54,16 @@ def to_csv(assessment: Assessment) -> str:
     for report in assessment.series:
         writer.writerows(_row(report, result, len(levels)) for result in report.slices)
     return buffer.getvalue()
+
+
+def to_dataframe(assessment: Assessment) -> pandas.DataFrame:
+    """The rows of `to_csv` as a table; an absent number is NaN. pandas must be installed."""
+    import pandas
+
+    text = dict.fromkeys(TEXTS, str)
+    frame = pandas.read_csv(io.StringIO(to_csv(assessment)), dtype=text, float_precision="round_trip")
+    filled: pandas.DataFrame = frame.fillna(dict.fromkeys(TEXTS, ""))
+    return filled
 
 
 def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]:
@@ -57,11 +82,26 @@ def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]
         f"{dose.level:g}" if dose else "",
         *(_cell(probability, 6) for probability in probabilities),
         _cell(result.noise_hu, 3),
+        *_physics(result),
         _cell(result.model_noise_hu, 3),
         _cell(result.expected_error, 6),
         " ".join(result.flags),
         "; ".join(reason.text for reason in result.out_of_domain or ()),
         *(_cell(getattr(result.times, stage), 3) for stage in STAGES),
+    ]
+
+
+def _physics(result: SliceResult) -> list[str]:
+    """Texture, size and dose of a slice, and the slice against its reference: the columns `PHYSICS`."""
+    size, reference, comparison = result.size, result.reference, result.comparison
+    known = reference.noise_hu if isinstance(reference, ReferenceNoise) else None
+    return [
+        _cell(result.noise_frequency, 4),
+        _cell(size.water_equivalent_diameter_mm if size else None, 1),
+        _cell(result.ssde_mgy, 3),
+        _cell(known, 3),
+        _cell(comparison.ratio if comparison else None, 4),
+        _cell(comparison.equivalent_dose if comparison else None, 4),
     ]
 
 

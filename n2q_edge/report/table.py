@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
-from n2q_edge.assessment.summary import Range, SeriesSummary
+from n2q_edge.assessment.summary import Range, ReferenceSummary, SeriesSummary, Spread
 from n2q_edge.quality.policy import Judgement, Verdict
-from n2q_edge.quality.scores import QUALITY_THRESHOLD
+from n2q_edge.quality.scores import QUALITY_THRESHOLD, to_percent
 from n2q_edge.report.document import count_files
 from n2q_edge.report.text import number, percent, printable, shorten
+from n2q_edge.spec import ModelSpec
 
 INDENT = (0, 0, 0, 2)
 PATH_WIDTH = 24
@@ -35,11 +36,11 @@ def render(assessment: Assessment, console: Console) -> None:
     """Print series by series, then what was rejected and skipped."""
     for report in assessment.series:
         if report.slices:
-            _render_series(report, console)
+            _render_series(report, console, assessment.spec)
     _render_left_out(assessment, console)
 
 
-def _render_series(report: SeriesReport, console: Console) -> None:
+def _render_series(report: SeriesReport, console: Console, spec: ModelSpec) -> None:
     summary = report.summary
     console.print(
         Text(f"Series {report.number}  {printable(report.series.series_instance_uid)}", style="bold")
@@ -49,7 +50,7 @@ def _render_series(report: SeriesReport, console: Console) -> None:
     facts.add_column()
     verdict = summary.verdict
     facts.add_row("verdict", Text(_verdict(verdict), style=VERDICT_STYLES[verdict.verdict]))
-    for label, text in _facts(report, summary):
+    for label, text in _facts(report, summary, spec):
         facts.add_row(label, Text(text))
     console.print(Padding(facts, INDENT, expand=False))
     console.print()
@@ -70,27 +71,68 @@ def _verdict(judgement: Judgement) -> str:
     return f"{words[judgement.verdict]}: {'; '.join(map(printable, judgement.reasons))}"
 
 
-def _facts(report: SeriesReport, summary: SeriesSummary) -> Iterable[tuple[str, str]]:
+def _facts(report: SeriesReport, summary: SeriesSummary, spec: ModelSpec) -> Iterable[tuple[str, str]]:
     protocol = _protocol(report.series.protocol, summary)
     if protocol:
         yield "protocol", protocol
     yield "slices", f"{summary.slices} in {summary.seconds:.1f} s"
     quality, noise, domain = summary.quality, summary.noise_hu, summary.domain
+    if noise:
+        yield "noise", f"{noise.min:.1f} to {noise.max:.1f} HU, median {noise.median:.1f}{_texture(summary)}"
+    if summary.diameter_mm:
+        yield "size", _size(summary.diameter_mm, summary)
+    if summary.reference:
+        yield "reference", _reference(summary.reference)
     if quality:
+        known = spec.takes_reference and summary.reference and summary.reference.slices
+        against = "the reference" if known else "an assumed full dose"
         yield (
             "quality",
-            f"mean {quality.mean:.3f}, lowest slice {quality.min:.3f} (SSIM predicted in the body)",
+            f"mean {quality.mean:.3f}, lowest slice {quality.min:.3f} (SSIM predicted against {against})",
         )
     if summary.dose:
-        yield "looks like", ", ".join(f"{percent(each.level)} dose: {each.slices}" for each in summary.dose)
-    if noise:
-        yield "noise", f"{noise.min:.1f} to {noise.max:.1f} HU, median {noise.median:.1f}"
+        highest = to_percent(max(spec.predicted_doses))
+        counts = (f"{_level(each.level, highest)} dose: {each.slices}" for each in summary.dose)
+        yield "looks like", ", ".join(counts)
     if domain and domain.text:
         yield "domain", domain.text
     counts = (f"{flag} (in {count})" for flag, count in summary.flags.items())
     flags = [*report.series.flags, *counts]
     if flags:
         yield "flags", ", ".join(flags)
+
+
+def _level(level: float, highest: float) -> str:
+    """The highest level a model knows is where full-dose scans end up, too."""
+    return f"{'at least ' if level == highest else ''}{percent(level)}"
+
+
+def _texture(summary: SeriesSummary) -> str:
+    frequency = summary.noise_frequency
+    return f", mean frequency {frequency.median:.2f}/mm" if frequency else ""
+
+
+def _size(diameter: Spread, summary: SeriesSummary) -> str:
+    """Water-equivalent diameter, and the size-specific dose where CTDIvol is known."""
+    parts = [f"water-equivalent diameter {diameter.min:.0f} to {diameter.max:.0f} mm"]
+    if summary.truncated:
+        parts.append(f"cut by the field of view in {summary.truncated}")
+    if summary.ssde_mgy:
+        parts.append(f"SSDE {summary.ssde_mgy.median:.1f} mGy")
+    return ", ".join(parts)
+
+
+def _reference(found: ReferenceSummary) -> str:
+    """Noise and equivalent dose against the reference, or why there is none."""
+    parts = []
+    if found.ratio and found.equivalent_dose and found.interval and found.noise_hu:
+        low, high = found.interval
+        parts = [
+            f"noise {found.ratio.median:.2f} times the {found.noise_hu.median:.1f} HU of the reference: "
+            f"equivalent to {found.equivalent_dose.median:.0%} of its dose ({low:.0%} to {high:.0%})"
+        ]
+    parts += [f"unknown for {count}: {printable(reason)}" for reason, count in found.unknown.items()]
+    return "; ".join(parts) or "no noise could be measured"
 
 
 def _protocol(protocol: Mapping[str, Any], summary: SeriesSummary) -> str:

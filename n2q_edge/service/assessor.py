@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from n2q_edge.assessment.lanes import Lanes, worker_count
+from n2q_edge.assessment.learn_reference import open_reference
 from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport, SliceResult
 from n2q_edge.assessment.run import Readers, SliceAssessor
 from n2q_edge.assessment.slice_result import tissue_regions
@@ -61,8 +62,9 @@ class ModelAssessor:
 
     def __init__(self, settings: Settings, runtime: Runtime, lanes: Lanes, readers: Readers) -> None:
         self._settings, self._runtime = settings, runtime
-        self._policy: Policy = load_policy(Path(settings.assess.policy) if settings.assess.policy else None)
-        self._slices = SliceAssessor(lanes, readers, tissue_regions)
+        self._policy: Policy = load_policy(_path(settings.assess.policy))
+        reference = open_reference(_path(settings.assess.reference), None, None)
+        self._slices = SliceAssessor(lanes, readers, tissue_regions, reference)
         self._pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="n2q-slice")
 
     def describe(self) -> str:
@@ -82,12 +84,14 @@ class ModelAssessor:
             found = examine(Source(path, path), opener)
         results: list[SliceResult | Rejection] = []
         if isinstance(found, Image):
-            results = [self._slice(1, ref) for ref in found.slices]
+            results = [self._slice(found.protocol, 1, ref) for ref in found.slices]
         file = _File(found, results, began, now_ms())
         return Outcome(_code(file), digest(path), file)
 
-    def _slice(self, number: int, ref: SliceRef, *, pixels: bool = False) -> SliceResult | Rejection:
-        (done,) = self._slices.assess([(number, ref)])
+    def _slice(
+        self, protocol: dict[str, Any], number: int, ref: SliceRef, *, pixels: bool = False
+    ) -> SliceResult | Rejection:
+        (done,) = self._slices.assess(protocol, [(number, ref)])
         if isinstance(done.outcome, SliceResult) and not pixels:
             return replace(done.outcome, images=None)
         return done.outcome
@@ -147,12 +151,12 @@ class ModelAssessor:
             if result := results.get(_key(ref)):
                 report.slices.append(_placed(result, place, ref))
                 selection.add(report.slices[-1])
-        report.worst = [self._with_pixels(each) for each in selection.chosen()]
+        report.worst = [self._with_pixels(series.protocol, each) for each in selection.chosen()]
         return report
 
-    def _with_pixels(self, result: SliceResult) -> SliceResult:
+    def _with_pixels(self, protocol: dict[str, Any], result: SliceResult) -> SliceResult:
         """The pixels of a slice are not kept while its series arrives: a few are made again."""
-        again = self._slice(result.number, result.ref, pixels=True)
+        again = self._slice(protocol, result.number, result.ref, pixels=True)
         return replace(result, images=again.images) if isinstance(again, SliceResult) else result
 
     def _objects(
@@ -189,7 +193,7 @@ class ModelAssessor:
         """Maps of all slices, which are assessed again: pixels are not kept while a series arrives."""
         with DicomWriter(folder, self._runtime.spec, self._runtime.describe(), maps_only=True) as writer:
             for result in report.slices:
-                again = self._with_pixels(result)
+                again = self._with_pixels(report.series.protocol, result)
                 if again.images is not None:
                     writer.add(report, again)
             writer.finish(report)
@@ -240,9 +244,8 @@ def open_assessor(settings: Settings) -> Iterator[ModelAssessor]:
     keep_freed_memory()
     for slow in ("n2q_edge.report.pictures", "highdicom"):  # or the first result would wait for their import
         import_module(slow)
-    model = Path(assess.model) if assess.model else None
     with (
-        open_model(model, runtime=assess.runtime, threads=assess.threads or None) as runtime,
+        open_model(_path(assess.model), runtime=assess.runtime, threads=assess.threads or None) as runtime,
         Lanes(runtime, worker_count()) as lanes,
         Readers() as readers,
     ):
@@ -251,6 +254,10 @@ def open_assessor(settings: Settings) -> Iterator[ModelAssessor]:
             yield assessor
         finally:
             assessor.close()
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def _code(file: _File) -> str:
@@ -285,6 +292,7 @@ def _summary(assessment: Assessment, settings: Settings) -> dict[str, Any]:
     report = max(assessment.series, key=lambda each: len(each.slices))
     protocol, summary = report.series.protocol, report.summary
     verdict = summary.verdict.verdict.value if summary.verdict.verdict else None
+    ratio = summary.reference.ratio if summary.reference else None
     names = [protocol.get("manufacturer"), protocol.get("model")]
     with_phi = settings.assess.with_phi
     return {
@@ -295,6 +303,7 @@ def _summary(assessment: Assessment, settings: Settings) -> dict[str, Any]:
         "reasons": list(summary.verdict.reasons),
         "quality": round(summary.quality.mean, 6) if summary.quality else None,
         "noise_hu": round(summary.noise_hu.median, 3) if summary.noise_hu else None,
+        "noise_ratio": round(ratio.median, 2) if ratio else None,
         "protocol": protocol.get("protocol_name") or protocol.get("body_part"),
         "scanner": " ".join(str(name) for name in names if name),
         "station": protocol.get("station"),

@@ -54,6 +54,7 @@ def _row(row: SeriesRow, status: Status) -> dict[str, Any]:
         "protocol": summary.get("protocol") or "",
         "scanner": summary.get("scanner", ""),
         "noise": summary.get("noise_hu"),
+        "noise_ratio": summary.get("noise_ratio"),
         "received": row.received,
         "done": row.done,
         "arriving": row.state != "done",

@@ -83,6 +83,7 @@ class Assess:
         threads: CPU threads of the runtime; 0 for its own choice.
         nice: niceness of the worker.
         policy: TOML policy; empty for the default.
+        reference: full-dose noise: a file of `n2q-edge reference`, or a full-dose series; empty for none.
         worst: slices of every series that get an overlay and a picture.
         maps: write DICOM quality maps, too.
         trend_database: SQLite file of scores and doses; empty for none.
@@ -94,6 +95,7 @@ class Assess:
     threads: int = 0
     nice: int = 10
     policy: str = ""
+    reference: str = ""
     worst: int = 5
     maps: bool = False
     trend_database: str = ""

@@ -17,7 +17,7 @@ def result(number: int, mean: float | None) -> SliceResult:
     quality = None if mean is None else Quality(mean, mean, 0.0, ())
     times = StageTimes(0, 0, 0, 0, None, None, None, 0, 0)
     ref = cast(SliceRef, Path(f"{number}.dcm"))  # never looked at
-    return SliceResult(number, ref, quality, None, None, None, None, (), times)
+    return SliceResult(number, ref, quality, None, None, None, None, None, None, None, None, (), times)
 
 
 def worst(means: list[float | None], count: int) -> list[int]:

@@ -65,7 +65,7 @@ class FakeRuntime:
             "chosen_because": "there is no other",
         }
 
-    def infer(self, hu: FloatArray) -> Inference:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
         assert hu.dtype == np.float32
         assert hu.ndim == 4
         assert hu.min() >= HU_MIN

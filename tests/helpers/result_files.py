@@ -45,7 +45,7 @@ class NoisyRuntime(FakeRuntime):
     def spec(self) -> ModelSpec:
         return replace(super().spec, outputs=("quality_map", "dose_probabilities", "noise_map"))
 
-    def infer(self, hu: FloatArray) -> Inference:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
         return replace(super().infer(hu), noise_map=(hu + 1024) / np.float32(10))
 
 

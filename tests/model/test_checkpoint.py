@@ -141,6 +141,23 @@ def test_pth_that_is_no_state_dict(tmp_path: Path, content: Any) -> None:
     refused(path, "state_dict()")
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "model.module."])
+@pytest.mark.parametrize("nested", [False, True])
+def test_pth_as_training_scripts_save_it(tmp_path: Path, prefix: str, nested: bool) -> None:
+    """Wrapped by DataParallel or Lightning, beside the state of an optimizer, or not."""
+    network = {"class": "unet", "inputs": ["slice", "high_pass"], "width": 4}
+    from n2q_edge.network import build
+
+    state = build(ModelSpec("n2q", "1", network)).state_dict()
+    wrapped: dict[str, Any] = {prefix + name: tensor for name, tensor in state.items()}
+    path = tmp_path / "weights.pth"
+    torch.save({"epoch": 3, "state_dict": wrapped} if nested else wrapped, path)
+    spec, loaded = checkpoint.load(path)
+    assert spec.network == network
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
 def test_pth_of_another_network(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     torch.save({"layer1.conv.weight": torch.zeros(3, 3)}, path)

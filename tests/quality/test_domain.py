@@ -184,11 +184,10 @@ def test_a_series_in_one_sentence() -> None:
     thick = Deviation("thick_slice", "slice_mm", 10.0, (1.0, 3.0))
     assert series_text([(), None]) is None
     assert series_text([(), (low,)]) == (
-        "1 of 2 slices is unlike the training data: "
-        "sharp kernel (noise correlation 0.07, training 0.2 to 0.6)"
+        "1 of 2 slices is out of domain: sharp kernel (noise correlation 0.07, training 0.2 to 0.6)"
     )
     assert series_text([(), (thick,), (low, thick), (high, thick)]) == (
-        "3 of 4 slices are unlike the training data: "
+        "3 of 4 slices are out of domain: "
         "thick slice in 3 (slice thickness 10 mm, training 1 to 3 mm), "
         "sharp kernel in 2 (noise correlation 0.07 to 0.12, training 0.2 to 0.6)"
     )

@@ -97,9 +97,7 @@ def test_more_than_half_out_of_domain_is_not_judged(tmp_path: Path, strange: int
     judgement = policy(tmp_path).judge({}, [0.9] * 4, strange)
     assert judgement.verdict is (Verdict.USABLE if judged else None)
     if not judged:
-        assert judgement.reasons == (
-            f"{strange} of 4 scored slices are unlike the training data (50 % tolerated)",
-        )
+        assert judgement.reasons == (f"{strange} of 4 scored slices are out of domain (50 % tolerated)",)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ def entry(**summary: Any) -> dict[str, Any]:
         "noise_hu_median": 11.24,
         "noise_hu_min": 8.3,
         "noise_hu_max": 24.0,
+        "model_noise_hu_median": None,
     }
     return {"summary": {**known, **summary}, "latency": {"stages_ms": {"total": {"p50": 30.2, "p90": 41.6}}}}
 
@@ -52,6 +53,11 @@ def test_a_lower_dose_is_no_bound() -> None:
 def test_a_model_without_doses() -> None:
     (quality,) = groups(entry(dose=[]), [])[1].cards
     assert quality.name == "Predicted SSIM"
+
+
+def test_noise_by_the_model() -> None:
+    card = groups(entry(model_noise_hu_median=12.92), LEVELS)[1].cards[-1]
+    assert card == Card("Noise by the model", "12.9 HU", "median")
 
 
 def test_no_body_no_prediction() -> None:

@@ -17,9 +17,9 @@ from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.quality import crosscheck
-from n2q_edge.report import charts, document, html, overlay
+from n2q_edge.report import charts, document, html
 from n2q_edge.runtimes.base import FloatArray, Inference
-from n2q_edge.spec import FeatureLimits, ModelSpec
+from n2q_edge.spec import FeatureLimits
 from tests.helpers.fakes import FakeRuntime, phantom, write_series
 
 CtSeries = Callable[..., Path]
@@ -35,7 +35,7 @@ def by_brightness(hu: FloatArray) -> FloatArray:
 class NoisyRuntime(FakeRuntime):
     """Says that the noise is 40 HU everywhere."""
 
-    def infer(self, hu: FloatArray) -> Inference:
+    def infer(self, hu: FloatArray, reference_noise_hu: FloatArray | None = None) -> Inference:
         found = super().infer(hu)
         return Inference(
             found.quality_map, found.dose_probabilities, found.timing, noise_map=np.full_like(hu, 40)
@@ -93,7 +93,9 @@ def attacked(folder: Path) -> Path:
 
 def test_verdict_and_why_come_first(ct_series: CtSeries) -> None:
     words = Reader(page(ct_series(images=[phantom(96, 10)] * 2))).words
-    assert words.index("Unusable") < words.index("Looks like dose") < words.index("Protocol")
+    assert (
+        words.index("Unusable") < words.index("Measured") < words.index("Predicted") < words.index("Protocol")
+    )
     assert "The mean quality is 0.10, below" in words
 
 
@@ -102,15 +104,16 @@ def test_scores_protocol_latency_provenance_and_rejections_are_there(ct_series: 
     (folder / "empty.dcm").touch()
     words = Reader(page(folder)).words
     for text in (
-        "0.70 lowest slice 0.60",  # the mean of 0.6 and 0.8
-        "25 % 2 of 2 slices",
+        "0.70 against an assumed full dose; lowest slice 0.60",  # the mean of 0.6 and 0.8
+        "about 25 % of an assumed full dose; 2 of 2 slices",
+        "the program's own policy: not a clinical standard",
         "120 kV",
         "STANDARD",
         "5 mm",
         "total, arrival to result",
         "0" * 64,
         "empty_file",
-        "Overlay: predicted SSIM",
+        "Color: predicted SSIM",
         "n2q-edge default",
     ):
         assert text in words, text
@@ -143,7 +146,7 @@ def test_every_picture_and_chart_has_words(ct_series: CtSeries) -> None:
     assert all(image["alt"] for image in found.named("img"))
     for drawing in found.named("svg"):
         assert drawing.get("aria-label") or drawing.get("aria-hidden") == "true"
-    assert "Quality along z, 2 slices: mean 0.40, lowest 0.20 at slice 2" in [
+    assert "Predicted SSIM along z, 2 slices: mean 0.40, lowest 0.20 at slice 2" in [
         drawing.get("aria-label") for drawing in found.named("svg")
     ]
 
@@ -175,6 +178,11 @@ def test_several_series_have_an_index(ct_series: CtSeries) -> None:
     found = Reader(page(*folders))
     assert [link["href"] for link in found.named("a")][1:] == ["#series1", "#series2", "#series3"]
     assert "3 series" in found.words
+    index = found.words[: found.words.index("Along the patient")]
+    for number, folder in enumerate(folders, start=1):
+        assert f"Study 1.2.826.0.1.3680043.8.498.{number}.1" in index
+        assert str(folder)[-40:] in index  # the end tells series apart
+    assert index.count("scanner unknown") == 3
 
 
 def test_many_series_keep_a_picture_each(ct_series: CtSeries, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,10 +227,8 @@ def out_of_domain(folder: Path, model_s_thickness_mm: tuple[float, float]) -> st
 
 def test_a_series_unlike_the_training_data_is_a_caution_with_its_reason(ct_series: CtSeries) -> None:
     words = out_of_domain(ct_series(images=[phantom(96, 60)] * 3), (1.0, 3.0))
-    caution = (
-        "3 of 3 slices are unlike the training data: thick slice (slice thickness 5 mm, training 1 to 3 mm)"
-    )
-    assert words.index("Caution:") < words.index(caution) < words.index("Looks like dose")
+    caution = "3 of 3 slices are out of domain: thick slice (slice thickness 5 mm, training 1 to 3 mm)"
+    assert words.index("Caution:") < words.index(caution) < words.index("Measured")
     assert "out_of_domain 3 slices" in words
     assert words.count(THICK) == 2 + 3  # under two pictures and in the table of all slices
 
@@ -231,12 +237,12 @@ def test_the_index_of_several_series_says_it_too(ct_series: CtSeries) -> None:
     domain = {"slice_mm": FeatureLimits((1.0, 3.0), (1.0, 3.0))}
     folders = [ct_series(number=number) for number in (1, 2)]
     words = Reader(page(*folders, runtime=FakeRuntime(by_brightness, domain=domain))).words
-    assert words.count("unlike the training data") == 3 * 2  # index, verdict and cautions
+    assert words.count("out of domain") == 3 * 2  # index, verdict and cautions
 
 
 def test_the_page_says_whether_the_domain_was_checked(ct_series: CtSeries) -> None:
     words = out_of_domain(ct_series(number=2), (1.0, 8.0))
-    assert "unlike the training data" not in words
+    assert "out of domain" not in words
     assert "every slice was compared with what the model was trained on" in words
     assert "not checked: the model does not say" in Reader(page(ct_series(number=3))).words
 
@@ -273,33 +279,6 @@ def test_a_line_breaks_where_a_value_is_missing() -> None:
     plot = charts.Plot(charts.axis([0, 4], "x"), charts.axis([0, 1], "y"))
     plot.line([0, 1, 2, 3, 4], [0.1, 0.2, None, 0.3, 0.4])
     assert str(plot.svg("two")).count("<polyline") == 2
-
-
-def test_the_overlay_is_grey_at_quality_1_and_glows_at_0() -> None:
-    grey = np.full((1, 3), 100, np.uint8)
-    mask = np.array([[True, True, False]])
-    perfect, bad, outside = overlay.overlay(grey, np.array([[1, 0, 0]], np.float32), mask)[0]
-    assert perfect.tolist() == [100, 100, 100]
-    assert outside.tolist() == [100, 100, 100]
-    assert bad.mean() > 170
-
-
-def test_pictures_are_cut_to_the_body_and_the_grey_one_is_lossless(ct_series: CtSeries) -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
-    run = assess(scan([ct_series(slices=1)]), FakeRuntime(by_brightness), worst=1, keep_images=True)
-    images = run.series[0].worst[0].images
-    assert images
-    spec = ModelSpec("m", "1", {})
-    png, jpeg = overlay.pictures(images, spec)
-    grey = np.asarray(Image.open(BytesIO(png)))
-    assert grey.shape == np.asarray(Image.open(BytesIO(jpeg))).shape[:2]
-    rows = np.flatnonzero(images.mask.any(axis=1))
-    assert grey.shape[0] == rows[-1] - rows[0] + 1 + 2 * overlay.MARGIN
-    # 50 HU in the window -110 to 190 is 160/300 of 255
-    assert grey[grey.shape[0] // 2, grey.shape[1] // 2] == round(255 * 160 / 300)
 
 
 def luminance(colour: str) -> float:

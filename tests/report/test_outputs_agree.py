@@ -99,8 +99,8 @@ def test_quality(outputs: Outputs) -> None:
     assert summary["quality"]["min"] == pytest.approx(lowest, abs=1e-6)
     assert [item["quality"]["mean"] for item in outputs.json["slices"]] == means
     assert in_table(outputs, r"mean (\S+), lowest slice (\S+) ") == (round(mean, 3), round(lowest, 3))
-    assert figure(outputs, "Quality (SSIM)").startswith(f"{mean:.2f}")
-    assert f"lowest slice {lowest:.2f}" in figure(outputs, "Quality (SSIM)")
+    assert figure(outputs, "Predicted SSIM").startswith(f"{mean:.2f}")
+    assert f"lowest slice {lowest:.2f}" in figure(outputs, "Predicted SSIM")
     assert series["N2Q-SSIM", "Mean"] == summary["quality"]["mean"]
     assert series["N2Q-SSIM", "Minimum"] == summary["quality"]["min"]
     assert statistics.fmean(outputs.stored.qualities) == pytest.approx(mean, abs=1e-6)
@@ -129,7 +129,7 @@ def test_noise_of_the_model(outputs: Outputs) -> None:
     noises = [float(row["model_noise_hu"]) for row in outputs.rows]
     summary = outputs.json["summary"]
     assert summary["model_noise_hu_median"] == pytest.approx(statistics.median(noises), abs=1e-3)
-    assert f"the model says {summary['model_noise_hu_median']:.1f}" in figure(outputs, "Noise")
+    assert figure(outputs, "Noise by the model").startswith(f"{summary['model_noise_hu_median']:.1f} HU")
     series = numbers(sr_groups(outputs.sr)["series"])
     assert series["N2Q-NOISE", "Median"] == summary["model_noise_hu_median"]
 

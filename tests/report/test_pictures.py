@@ -1,4 +1,4 @@
-"""Pictures of a series: the slice lossless, its quality as color beside it, its charts as a file of their own."""
+"""Pictures of a series: the slice as it is, its quality as color beside it, its charts as a file."""
 
 from __future__ import annotations
 
