@@ -25,6 +25,7 @@ log = logging.getLogger("n2q_edge.supervisor")
 DRAIN_S = 30.0  # for all of them; then they are killed
 STABLE_S = 10.0  # a process that lived so long is started again at once
 LONGEST_PAUSE_S = 30.0
+WATCHDOG_S = 5.0
 SILENT_S = 120.0  # no heartbeat for so long: the process hangs
 
 
@@ -147,14 +148,16 @@ def run(settings: Settings) -> int:
 
 
 def _supervise(supervisor: Supervisor, stop: threading.Event, ready: Callable[[], bool]) -> None:
-    told = False
+    told, patted = False, 0.0
     while not stop.wait(0.2):
         supervisor.step()
         if not told and ready():
             notify("READY=1")
             log.info("ready")
             told = True
-        notify("WATCHDOG=1")
+        if time.monotonic() - patted > WATCHDOG_S:
+            patted = time.monotonic()
+            notify("WATCHDOG=1")
 
 
 def _fresh_metrics(data: Path) -> None:
@@ -173,6 +176,7 @@ def notify(message: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.setblocking(False)  # whoever does not listen must not stop the node
         try:
             connection.sendto(message.encode(), address)
         except OSError as error:

@@ -131,7 +131,6 @@ def test_every_metric_is_watched_or_shown() -> None:
         "associations",
         "own_results_dropped",
         "dose_reports",
-        "deliveries",
         "watched_files",
     }
     names = {each._name for each in vars(metrics).values() if hasattr(each, "_name")}
