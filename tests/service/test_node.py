@@ -139,9 +139,9 @@ def test_sigterm_drains_and_systemd_is_told(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         with Node(tmp_path) as node:
             node.start()
-            told = _read(systemd)
-            assert b"READY=1" in told
-            assert b"WATCHDOG=1" in told
+            told = bytearray()
+            for word in (b"WATCHDOG=1", b"READY=1"):
+                wait_for(f"systemd is told {word!r}", lambda: told.extend(_read(systemd)) or word in told)  # noqa: B023
             acknowledged: set[str] = set()
             sender = threading.Thread(
                 target=lambda: acknowledged.update(storescu(tmp_path / "in", node.port))
