@@ -146,7 +146,7 @@ def begin(
 def _outcomes(
     assessment: Assessment,
     series: Sequence[Series],
-    stream: Generator[_Done, None, None],
+    stream: Generator[Done, None, None],
     worst: int,
     keep_images: bool,
     collector: Collector | None,
@@ -181,7 +181,7 @@ def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterat
 
 
 def _take(
-    done: _Done,
+    done: Done,
     report: SeriesReport,
     assessment: Assessment,
     collector: Collector | None,
@@ -202,7 +202,7 @@ def _take(
 
 
 @dataclass(frozen=True)
-class _Done:
+class Done:
     """What came of a slice, when (ms) it was begun, and the warm-ups so far."""
 
     outcome: SliceResult | Rejection
@@ -216,11 +216,11 @@ def _stream(
     batch: int,
     regions: Regions = tissue_regions,
     reference: Reference | None = None,
-) -> Generator[_Done, None, None]:
-    """One `_Done` for every slice of every series, in order."""
+) -> Generator[Done, None, None]:
+    """One `Done` for every slice of every series, in order."""
     workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
-    with Lanes(runtime, workers) as lanes, _Readers() as readers:
-        assessor = _Assessor(lanes, readers, regions, reference)
+    with Lanes(runtime, workers) as lanes, Readers() as readers:
+        assessor = SliceAssessor(lanes, readers, regions, reference)
         jobs = (
             partial(assessor.assess, one.protocol, chunk) for one in series for chunk in _chunks(one, batch)
         )
@@ -237,7 +237,7 @@ def _chunks(series: Series, batch: int) -> Iterator[list[tuple[int, SliceRef]]]:
             yield chunk
 
 
-class _Readers:
+class Readers:
     """A `SliceReader` for each thread that asks for one. A context manager."""
 
     def __init__(self) -> None:
@@ -245,13 +245,14 @@ class _Readers:
         self._all: list[SliceReader] = []
 
     def load(self, ref: SliceRef) -> LoadedSlice | Rejected:
+        """Read and decode one slice."""
         if not hasattr(self._local, "reader"):
             self._local.reader = SliceReader()
             self._all.append(self._local.reader)
         loaded: LoadedSlice | Rejected = self._local.reader.load(ref)
         return loaded
 
-    def __enter__(self) -> _Readers:
+    def __enter__(self) -> Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -260,15 +261,15 @@ class _Readers:
 
 
 @dataclass(frozen=True)
-class _Assessor:
+class SliceAssessor:
     """Takes slices through all stages. Any number of threads may use it."""
 
     lanes: Lanes
-    readers: _Readers
+    readers: Readers
     regions: Regions
     reference: Reference | None
 
-    def assess(self, protocol: Mapping[str, Any], chunk: Sequence[tuple[int, SliceRef]]) -> list[_Done]:
+    def assess(self, protocol: Mapping[str, Any], chunk: Sequence[tuple[int, SliceRef]]) -> list[Done]:
         """Assess neighbouring slices of one size together."""
         began = now_ms()
         arrived: list[Arrived] = []
@@ -282,7 +283,7 @@ class _Assessor:
                 outcomes[number] = item
         if arrived:
             outcomes |= self._infer(arrived)
-        return [_Done(outcomes[number], began, self.lanes.warm_ups) for number, _ in chunk]
+        return [Done(outcomes[number], began, self.lanes.warm_ups) for number, _ in chunk]
 
     def _infer(self, arrived: Sequence[Arrived]) -> dict[int, SliceResult | Rejection]:
         """Results by number; if the model fails on all together, one by one."""

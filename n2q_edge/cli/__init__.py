@@ -17,11 +17,14 @@ from n2q_edge.cli import (
     bench,
     build,
     doctor,
+    echo,
     evaluate,
     export,
     inspect,
+    listen,
     phantom,
     reference,
+    send,
     signals,
     simulate,
     targets,
@@ -154,5 +157,8 @@ for command in (
     phantom.phantom,
     doctor.doctor,
     bench.bench,
+    listen.listen,
+    send.send,
+    echo.echo,
 ):
     app.command()(command)

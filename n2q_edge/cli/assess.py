@@ -220,12 +220,17 @@ class _Delivery:
                 self._notify(built)
 
     def _append(self, db: Path) -> None:
+        from n2q_edge.trends.doses import add_skipped_reports, link_series
         from n2q_edge.trends.store import append
 
-        stored = append(db, self.assessment, with_phi=self.wanted.with_phi)
+        with_phi = self.wanted.with_phi
+        stored = append(db, self.assessment, with_phi=with_phi)
+        link_series(db, self.assessment, with_phi=with_phi)
+        reports = add_skipped_reports(db, self.assessment, with_phi=with_phi)
         if not self.wanted.quiet:
             left_out = f", {stored.without_uid} without a UID left out" if stored.without_uid else ""
-            note(f"{stored.new} new slices in {db}, {stored.replaced} known ones replaced{left_out}")
+            doses = f", {reports} dose reports" if reports else ""
+            note(f"{stored.new} new slices in {db}, {stored.replaced} known ones replaced{left_out}{doses}")
 
     def _leave_out_identity(self) -> None:
         from n2q_edge.report.privacy import leave_out_identity
