@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from n2q_edge.cli.console import results
+from n2q_edge.cli.console import results, table_console
 from n2q_edge.errors import ExitCode
 
 
@@ -29,7 +29,8 @@ def bench(
         typer.Option(help="CT series to stream and to take the slice from; else synthetic."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the runtime; its cores if not given.")
+        int | None,
+        typer.Option(min=1, help="CPU threads of the runtime; one per physical core if not given."),
     ] = None,
     slices: Annotated[int, typer.Option(min=1, help="Slices per candidate; a p99 needs 662.")] = 60,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; every candidate takes a turn in each.")] = 5,
@@ -48,8 +49,6 @@ def bench(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> int:
     """Measure how fast models are on this machine, or compare two such measurements."""
-    from rich.console import Console
-
     from n2q_edge.bench import document
 
     if compare:
@@ -57,7 +56,7 @@ def bench(
 
         first, second = document.read(compare[0]), document.read(compare[1])
         with results():
-            render_comparison(first, second, Console(highlight=False))
+            render_comparison(first, second, table_console())
         return int(ExitCode.OK)
     from n2q_edge.bench.measure import Candidate, Plan, measure
     from n2q_edge.bench.table import render
@@ -80,5 +79,5 @@ def bench(
         write(measured, plot)
     if not quiet:
         with results():
-            render(measured, Console(highlight=False))
+            render(measured, table_console())
     return int(ExitCode.OK)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from n2q_edge.cli.console import results
+from n2q_edge.cli.console import results, table_console
 from n2q_edge.errors import ExitCode
 
 
@@ -23,7 +23,5 @@ def doctor(
 
             print(json.dumps(findings, indent=1, allow_nan=False))
         else:
-            from rich.console import Console
-
-            render(findings, Console(highlight=False))
+            render(findings, table_console())
     return int(ExitCode.OK)

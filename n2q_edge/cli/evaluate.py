@@ -21,10 +21,10 @@ def evaluate(
         typer.Option(
             "-o",
             "--out",
-            help="Folder of RESULTS.md, results.json and figures; the first recipe's if not given.",
+            help="Folder for RESULTS.md, results.json and figures; that of the first recipe if not given.",
         ),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the noise cache and of stored scores.")] = Path(
+    runs: Annotated[Path, typer.Option(help="Folder for the noise cache and the stored scores.")] = Path(
         "runs"
     ),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

@@ -165,7 +165,7 @@ def test_without_nibabel_the_message_names_the_extra(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "nibabel", None)
     found = rejected(path)
     assert found.reason is Reason.MISSING_PACKAGE
-    assert "n2q-edge[nifti]" in found.detail
+    assert "[nifti]" in found.detail
 
 
 def test_there_is_no_dicom_object_of_what_was_not_dicom(tmp_path: Path) -> None:
