@@ -24,13 +24,15 @@ def export(
 ) -> int:
     """Export a checkpoint to ONNX and prove that it computes the same."""
     from n2q_edge.model.export import export_model
+    from n2q_edge.model.parity import told
 
     report = export_model(source, out, precision=precision, calibrate=calibrate or ())
     with results():
         print(f"{report.path}  {report.size_bytes / 1e6:.1f} MB  sha256 {report.sha256}")
         for batch in report.parity:
             print(
-                f"  {list(batch.shape)} against PyTorch: quality map max {batch.max_difference:.1e}, "
-                f"mean {batch.mean_difference:.1e} SSIM{'; same dose level' if batch.same_dose else ''}"
+                f"  {list(batch.shape)}{told(batch)} against PyTorch: "
+                f"quality map max {batch.max_difference:.1e}, mean {batch.mean_difference:.1e} SSIM"
+                f"{'; same dose level' if batch.same_dose else ''}"
             )
     return int(ExitCode.OK)
