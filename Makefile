@@ -10,7 +10,7 @@ WORKERS ?= auto
 help:
 	@echo "make demo    one synthetic patient at two doses -> quality report (own environment, no PyTorch)"
 	@echo "make test    lint, types and tests (own environment); WORKERS=1 runs one test at a time"
-	@echo "make lint    ruff, mypy, and no large files"
+	@echo "make lint    ruff, mypy, the direction of imports, no large files"
 	@echo "make docs    the documentation site, in build/docs"
 	@echo "make dist    sdist and wheel, checked; the wheel assesses a phantom in a bare environment"
 	@echo "make format  ruff format"
@@ -41,7 +41,7 @@ lint: $(VENV)/.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 	$(VENV)/bin/python .ci/large_files.py
 
 test: lint

@@ -63,6 +63,26 @@ def test_metadata_without_a_spec_is_refused() -> None:
         {"outputs": ["dose_probabilities"]},
         {"dose_levels": []},
         {"unknown_field": 1},
+        {"network": "unet"},
+        {"network": {"class": 7}},
+        {"network": None},
+        {"name": 7},
+        {"version": None},
+        {"training": []},
+        {"precision": 16},
+        {"window_center": float("inf")},
+        {"window_width": float("nan")},
+        {"window_width": float("inf")},
+        {"window_width": "300"},
+        {"size_multiple": 1.5},
+        {"size_multiple": 10**9},
+        {"dose_levels": [0.5, 0.25]},
+        {"dose_levels": [float("nan")]},
+        {"dose_levels": [0.5, 2.0]},
+        {"outputs": ["quality_map", ["noise_map"]]},
+        {"ssim": {"sigma": float("nan")}},
+        {"ssim": {"window": "11"}},
+        {"domain": {"fat": {"training": [0.1, 0.5], "limits": [float("-inf"), 0.6]}}},
         {"ssim": {"window": 11, "surprise": 1}},
         {"domain": []},
         {"domain": {"fat": [0.1, 0.5]}},
@@ -80,7 +100,7 @@ def test_a_wrong_spec_is_refused(change: dict[str, object]) -> None:
         ModelSpec.from_metadata({SPEC_KEY: text}, "x")
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "not json", '{"schema_version": 1}'])
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "not json", "[" * 100_000, '{"schema_version": 1}'])
 def test_garbage_is_refused(text: str) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         ModelSpec.from_json(text)

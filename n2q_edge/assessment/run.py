@@ -14,12 +14,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import groupby, islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from n2q_edge.errors import ModelError
 from n2q_edge.quality.policy import Policy, load_policy
 from n2q_edge.quality.reference import Reference, ReferenceNoise
 from n2q_edge.runtimes.base import FloatArray, Runtime
+
+Interruptible: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Entered wherever a run waits for a slice, by a caller that allows interruptions only there."""
 
 
 class Collector(Protocol):
@@ -64,10 +67,11 @@ def assess(
     regions: Regions = tissue_regions,
     reference: Reference | None = None,
     collector: Collector | None = None,
+    interruptible: Interruptible = nullcontext,
 ) -> Assessment:
     """Assess every series of an inventory.
 
-    Ctrl-C does not raise: it ends the run with what is done and `complete=False`.
+    `KeyboardInterrupt` is not passed on: it ends the run with what is done and `complete=False`.
 
     Args:
         inventory: what `dicom.scan` found.
@@ -80,6 +84,8 @@ def assess(
         regions: what to score beside the whole body.
         reference: what knows the noise of full dose, if anything does.
         collector: gets every slice with its pixels.
+        interruptible: entered wherever the run waits for a slice, for a caller that allows interruptions
+            only there.
     """
     assessment, outcomes = begin(
         inventory,
@@ -91,6 +97,7 @@ def assess(
         regions=regions,
         reference=reference,
         collector=collector,
+        interruptible=interruptible,
     )
     with contextlib.suppress(KeyboardInterrupt), closing(outcomes):
         for outcome in outcomes:
@@ -110,6 +117,7 @@ def begin(
     regions: Regions = tissue_regions,
     reference: Reference | None = None,
     collector: Collector | None = None,
+    interruptible: Interruptible = nullcontext,
 ) -> tuple[Assessment, Generator[SliceResult | Rejection, None, None]]:
     """An assessment that proceeds as its outcomes are taken; the arguments are those of `assess`.
 
@@ -130,16 +138,19 @@ def begin(
         complete=not inventory.series,
     )
     stream = _stream(inventory.series, runtime, batch, regions, reference)
-    return assessment, _outcomes(assessment, inventory.series, stream, worst, keep_images, collector)
+    return assessment, _outcomes(
+        assessment, inventory.series, stream, worst, keep_images, collector, interruptible
+    )
 
 
 def _outcomes(
     assessment: Assessment,
     series: Sequence[Series],
-    stream: Generator[_Done, None, None],
+    stream: Generator[Done, None, None],
     worst: int,
     keep_images: bool,
     collector: Collector | None,
+    interruptible: Interruptible,
 ) -> Generator[SliceResult | Rejection, None, None]:
     """Enter every outcome into the assessment and pass it on."""
     with closing(stream):
@@ -148,7 +159,9 @@ def _outcomes(
             assessment.series.append(report)
             selection = WorstSlices(worst, len(one.slices))
             try:
-                for done in islice(stream, len(one.slices)):
+                for _ in one.slices:
+                    with interruptible():
+                        done = next(stream)
                     _take(done, report, assessment, collector)
                     if isinstance(done.outcome, SliceResult):
                         selection.add(done.outcome if keep_images else replace(done.outcome, images=None))
@@ -168,7 +181,7 @@ def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterat
 
 
 def _take(
-    done: _Done,
+    done: Done,
     report: SeriesReport,
     assessment: Assessment,
     collector: Collector | None,
@@ -189,7 +202,7 @@ def _take(
 
 
 @dataclass(frozen=True)
-class _Done:
+class Done:
     """What came of a slice, when (ms) it was begun, and the warm-ups so far."""
 
     outcome: SliceResult | Rejection
@@ -203,11 +216,11 @@ def _stream(
     batch: int,
     regions: Regions = tissue_regions,
     reference: Reference | None = None,
-) -> Generator[_Done, None, None]:
-    """One `_Done` for every slice of every series, in order."""
+) -> Generator[Done, None, None]:
+    """One `Done` for every slice of every series, in order."""
     workers = max(1, min(worker_count(), sum(len(one.slices) for one in series)))
-    with Lanes(runtime, workers) as lanes, _Readers() as readers:
-        assessor = _Assessor(lanes, readers, regions, reference)
+    with Lanes(runtime, workers) as lanes, Readers() as readers:
+        assessor = SliceAssessor(lanes, readers, regions, reference)
         jobs = (
             partial(assessor.assess, one.protocol, chunk) for one in series for chunk in _chunks(one, batch)
         )
@@ -224,7 +237,7 @@ def _chunks(series: Series, batch: int) -> Iterator[list[tuple[int, SliceRef]]]:
             yield chunk
 
 
-class _Readers:
+class Readers:
     """A `SliceReader` for each thread that asks for one. A context manager."""
 
     def __init__(self) -> None:
@@ -232,13 +245,14 @@ class _Readers:
         self._all: list[SliceReader] = []
 
     def load(self, ref: SliceRef) -> LoadedSlice | Rejected:
+        """Read and decode one slice."""
         if not hasattr(self._local, "reader"):
             self._local.reader = SliceReader()
             self._all.append(self._local.reader)
         loaded: LoadedSlice | Rejected = self._local.reader.load(ref)
         return loaded
 
-    def __enter__(self) -> _Readers:
+    def __enter__(self) -> Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -247,15 +261,15 @@ class _Readers:
 
 
 @dataclass(frozen=True)
-class _Assessor:
+class SliceAssessor:
     """Takes slices through all stages. Any number of threads may use it."""
 
     lanes: Lanes
-    readers: _Readers
+    readers: Readers
     regions: Regions
     reference: Reference | None
 
-    def assess(self, protocol: Mapping[str, Any], chunk: Sequence[tuple[int, SliceRef]]) -> list[_Done]:
+    def assess(self, protocol: Mapping[str, Any], chunk: Sequence[tuple[int, SliceRef]]) -> list[Done]:
         """Assess neighbouring slices of one size together."""
         began = now_ms()
         arrived: list[Arrived] = []
@@ -269,7 +283,7 @@ class _Assessor:
                 outcomes[number] = item
         if arrived:
             outcomes |= self._infer(arrived)
-        return [_Done(outcomes[number], began, self.lanes.warm_ups) for number, _ in chunk]
+        return [Done(outcomes[number], began, self.lanes.warm_ups) for number, _ in chunk]
 
     def _infer(self, arrived: Sequence[Arrived]) -> dict[int, SliceResult | Rejection]:
         """Results by number; if the model fails on all together, one by one."""

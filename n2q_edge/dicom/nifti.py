@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from n2q_edge.dicom.hounsfield import to_hu
 from n2q_edge.dicom.image import Image
-from n2q_edge.dicom.products import is_axial
+from n2q_edge.dicom.products import is_axial, product
 from n2q_edge.dicom.protocol import NAMES
 from n2q_edge.dicom.reasons import Reason, Refusal
 from n2q_edge.dicom.records import SliceRef, Source, SourceHeader
@@ -156,7 +156,7 @@ def read_nifti(source: Source) -> Image:
             slope=slope,
             intercept=intercept,
             source=source,
-            flags=() if is_axial(orientation, []) else ("non_axial",),
+            flags=() if is_axial(orientation, product("ORIGINAL")) else ("non_axial",),
         )
 
     return Image(

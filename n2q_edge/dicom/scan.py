@@ -37,7 +37,7 @@ def scan(paths: Sequence[Path], on_file: Callable[[int], None] | None = None) ->
     seen = 0
     with Opener() as opener:
         for found in find(paths):
-            outcome = _examine(found, opener) if isinstance(found, Source) else found
+            outcome = examine(found, opener) if isinstance(found, Source) else found
             if isinstance(outcome, Image):
                 outcome.header = headers.setdefault(outcome.header, outcome.header)
                 images.append(outcome)
@@ -53,7 +53,7 @@ def scan(paths: Sequence[Path], on_file: Callable[[int], None] | None = None) ->
     return Inventory(make_series(images), tuple(rejected), tuple(skipped), seen)
 
 
-def _examine(source: Source, opener: Opener) -> Image | Rejected | Skipped:
+def examine(source: Source, opener: Opener) -> Image | Rejected | Skipped:
     """What one file is."""
     uid = ""
     try:

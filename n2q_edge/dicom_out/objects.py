@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import generate_uid
+from pydicom.uid import UID
 
+from n2q_edge import __version__
 from n2q_edge.assessment.results import SeriesReport, SliceResult
 from n2q_edge.assessment.summary import SeriesSummary
 from n2q_edge.dicom.segmentation import Segment
 from n2q_edge.dicom_out import codes
-from n2q_edge.dicom_out.ct_image import write_dataset
+from n2q_edge.dicom_out.ct_image import stable_uid, write_dataset
 from n2q_edge.dicom_out.overlay import caption, overlay_picture, secondary_capture
 from n2q_edge.dicom_out.parametric_map import (
     NOISE,
@@ -94,6 +95,26 @@ class SeriesObjects:
         self.not_written = [NotWritten("all", reason, detail)]
 
 
+@dataclass(frozen=True)
+class ResultUids:
+    """UIDs of the results of a series: the same whenever the same slices meet the same model and policy.
+
+    So doing a thing twice gives an archive one result, not two.
+    """
+
+    source: tuple[object, ...]
+
+    @classmethod
+    def of(cls, context: SourceContext, *decisive: object) -> ResultUids:
+        """Those of one series; `decisive` is what else decides the result."""
+        slices = sorted(f"{item.ref.sop_instance_uid} {item.ref.frame}" for item in context.slices)
+        return cls((context.series_instance_uid, stable_uid(*slices), *decisive, __version__))
+
+    def __call__(self, kind: str, number: int | None = None) -> UID:
+        """Of the series of one kind of object, or of its object `number`."""
+        return stable_uid("result", *self.source, kind, number)
+
+
 class DicomWriter:
     """Collects the slices of a series and writes its objects when it ends. A context manager.
 
@@ -112,6 +133,8 @@ class DicomWriter:
         runtime: Mapping[str, Any],
         *,
         segments: Sequence[Segment] = (),
+        on_folder: Callable[[Path], None] = lambda folder: None,
+        maps_only: bool = False,
     ) -> None:
         """Make the folder, and remove the objects of an earlier run, which would pass for this one's.
 
@@ -120,6 +143,8 @@ class DicomWriter:
             spec: of the model.
             runtime: what `Runtime.describe` says.
             segments: of the segmentation the regions are from; none for tissue classes.
+            on_folder: called with the folder of a series before it gets its name.
+            maps_only: neither overlays nor a report.
 
         Raises:
             MissingDependencyError: highdicom is not installed.
@@ -129,8 +154,10 @@ class DicomWriter:
         self.series: list[SeriesObjects] = []
         self.error: OutputError | None = None
         self.folder = out / "dicom"
-        self._spec = spec
-        self._algorithm = _algorithm(spec, runtime)
+        self._spec, self._on_folder = spec, on_folder
+        self._algorithm = algorithm_of(spec, runtime)
+        self._maps_only = maps_only
+        self._model = str(runtime.get("model_sha256"))
         self._segments = {segment.name: segment for segment in segments}
         self._current: _Collected | None = None
         make_folder(self.folder)
@@ -144,7 +171,9 @@ class DicomWriter:
             return
         try:
             if self._current is None:
-                self._current = _Collected(self.folder / f".series{report.number:03d}.part")
+                self._current = _Collected(
+                    self.folder / f".series{report.number:03d}.part", pictures=not self._maps_only
+                )
             self._current.add(result, (self._spec.window_center, self._spec.window_width))
         except OutputError as error:
             self._fail(error)
@@ -187,6 +216,7 @@ class DicomWriter:
         folder = self.folder / f"series{report.number:03d}"
         with _output(folder):
             if staged:
+                self._on_folder(folder)
                 collected.folder.rename(folder)
             else:
                 collected.folder.rmdir()
@@ -207,16 +237,23 @@ class DicomWriter:
             objects.leave_out(error.reason, str(error))
             collected.remove_pixels()
             return []
-        job = _Job(context, collected, self._algorithm, FIRST_SERIES_NUMBER + 10 * report.number)
+        uids = ResultUids.of(context, self._model, report.policy.sha256, sorted(self._segments))
+        job = _Job(context, collected, self._algorithm, FIRST_SERIES_NUMBER + 10 * report.number, uids)
         staged: list[tuple[str, str, Dataset]] = []
         writers: list[tuple[str, Callable[[], Iterator[tuple[str, Dataset]]]]] = [
             ("quality_map", lambda: job.maps(QUALITY, "quality_map", 1)),
             ("overlay", lambda: job.overlays(4)),
             (
                 "structured_report",
-                lambda: job.report(self._groups(report, job), _verdict(report.summary.verdict), staged),
+                lambda: job.report(
+                    report_groups(report.summary, report.slices, context, self._segments),
+                    verdict_code(report.summary.verdict),
+                    staged,
+                ),
             ),
         ]
+        if self._maps_only:
+            del writers[1:]
         if collected.has_noise:
             writers.insert(1, ("noise_map", lambda: job.maps(NOISE, "noise_map", 2)))
         for kind, write in writers:
@@ -228,37 +265,49 @@ class DicomWriter:
         collected.remove_pixels()
         return staged
 
-    def _groups(self, report: SeriesReport, job: _Job) -> list[Group]:
-        slices = dict(
-            zip((result.number for result in job.collected.results), job.context.slices, strict=True)
-        )
-        summary = report.summary
-        return [
-            Group("series", codes.IMAGE_QUALITY, _series_values(summary), job.context.slices),
-            *(
-                Group(
-                    f"worst slice {rank}: number {result.number}",
-                    codes.IMAGE_QUALITY,
-                    _slice_values(result),
-                    [slices[result.number]],
-                )
-                for rank, result in enumerate(summary.worst, start=1)
-            ),
-            *(self._region_group(region) for region in summary.regions),
-        ]
 
-    def _region_group(self, region: RegionSummary) -> Group:
-        segment = self._segments.get(region.name)
-        return Group(
-            f"region {region.name}",
-            codes.IMAGE_QUALITY,
-            _region_values(region),
-            site=segment.site if segment else codes.TISSUES.get(region.name),
-            segment=segment.reference if segment else None,
-        )
+def report_groups(
+    summary: SeriesSummary,
+    results: Sequence[SliceResult],
+    context: SourceContext,
+    segments: Mapping[str, Segment],
+) -> list[Group]:
+    """The measurement groups of a report: the series, its worst slices, its regions.
+
+    Args:
+        summary: of the series.
+        results: its slices.
+        context: of the slices, in the same order.
+        segments: by region, if the regions are a segmentation's.
+    """
+    slices = dict(zip((result.number for result in results), context.slices, strict=True))
+    return [
+        Group("series", codes.IMAGE_QUALITY, _series_values(summary), context.slices),
+        *(
+            Group(
+                f"worst slice {rank}: number {result.number}",
+                codes.IMAGE_QUALITY,
+                _slice_values(result),
+                [slices[result.number]],
+            )
+            for rank, result in enumerate(summary.worst, start=1)
+        ),
+        *(_region_group(region, segments.get(region.name)) for region in summary.regions),
+    ]
 
 
-def _verdict(judgement: Judgement) -> Code | None:
+def _region_group(region: RegionSummary, segment: Segment | None) -> Group:
+    return Group(
+        f"region {region.name}",
+        codes.IMAGE_QUALITY,
+        _region_values(region),
+        site=segment.site if segment else codes.TISSUES.get(region.name),
+        segment=segment.reference if segment else None,
+    )
+
+
+def verdict_code(judgement: Judgement) -> Code | None:
+    """The verdict as a code of CID 7022; None without one."""
     verdict = judgement.verdict
     return Code(verdict.dicom_code, "DCM", verdict.meaning) if verdict else None
 
@@ -271,7 +320,8 @@ def _reference(dataset: Dataset) -> Dataset:
     return reference
 
 
-def _algorithm(spec: ModelSpec, runtime: Mapping[str, Any]) -> Algorithm:
+def algorithm_of(spec: ModelSpec, runtime: Mapping[str, Any]) -> Algorithm:
+    """What names the model in a report."""
     parameters = [
         f"model sha256 {runtime['model_sha256']}" if runtime.get("model_sha256") else None,
         f"runtime {runtime.get('name')} {runtime.get('version')}",
@@ -296,8 +346,8 @@ def _output(path: Path) -> Iterator[None]:
 class _Collected:
     """The slices of one series: results in memory, pixels in files of the hidden folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, pictures: bool) -> None:
+        self.folder, self._pictures = folder, pictures
         self.results: list[SliceResult] = []
         self.has_noise = False
         with _output(folder):
@@ -314,9 +364,10 @@ class _Collected:
             self.has_noise = True
             rows, columns = images.hu.shape
             self._append("noise", enlarge(images.noise_map, images.map_cell)[:rows, :columns])
-        picture = overlay_picture(images, window, caption(result))
-        with _output(self.folder):
-            self._files["overlay"].write(picture.tobytes())
+        if self._pictures:
+            picture = overlay_picture(images, window, caption(result))
+            with _output(self.folder):
+                self._files["overlay"].write(picture.tobytes())
         self.results.append(replace(result, images=None))
 
     def _append(self, name: str, pixels: FloatArray) -> None:
@@ -356,19 +407,20 @@ class _Job:
     collected: _Collected
     algorithm: Algorithm
     first_number: int
+    uids: ResultUids
 
     def __post_init__(self) -> None:
         self._index = {id(item): index for index, item in enumerate(self.context.slices)}
 
     def maps(self, kind: MapKind, name: str, offset: int) -> Iterator[tuple[str, Dataset]]:
         spool = "quality" if kind is QUALITY else "noise"
-        uid = generate_uid(prefix=None)
         for number, volume in enumerate(volumes(self.context.slices), start=1):
             dataset = parametric_map(
                 self.context,
                 volume,
                 kind,
-                series_instance_uid=uid,
+                series_instance_uid=self.uids(name),
+                sop_instance_uid=self.uids(name, number),
                 series_number=self.first_number + offset,
                 instance_number=number,
                 algorithm=f"{self.algorithm.name} {self.algorithm.version}",
@@ -380,7 +432,6 @@ class _Job:
             yield file, dataset
 
     def overlays(self, offset: int) -> Iterator[tuple[str, Dataset]]:
-        uid = generate_uid(prefix=None)
         placed = [item for item in self.context.slices if item.ref.position_mm is not None]
         if not placed:
             raise NotWrittenError("no_geometry", "no slice has Image Position and Orientation (Patient)")
@@ -393,7 +444,8 @@ class _Job:
                 self.context,
                 item,
                 picture,
-                series_instance_uid=uid,
+                series_instance_uid=self.uids("overlay"),
+                sop_instance_uid=self.uids("overlay", number),
                 series_number=self.first_number + offset,
                 instance_number=number,
             )
@@ -409,7 +461,8 @@ class _Job:
             self.context,
             groups,
             self.algorithm,
-            series_instance_uid=generate_uid(prefix=None),
+            series_instance_uid=self.uids("report"),
+            sop_instance_uid=self.uids("report", 1),
             series_number=self.first_number + 3,
             evidence=[dataset for kind, _, dataset in others if kind.endswith("_map")],
             verdict=verdict,

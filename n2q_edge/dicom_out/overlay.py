@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian
 
 from n2q_edge.dicom_out.codes import SOURCE_IMAGE
 from n2q_edge.dicom_out.parametric_map import coded, decimals
@@ -80,6 +80,7 @@ def secondary_capture(
     picture: Rgb,
     *,
     series_instance_uid: str,
+    sop_instance_uid: str,
     series_number: int,
     instance_number: int,
 ) -> Dataset:
@@ -90,6 +91,7 @@ def secondary_capture(
         item: the source slice.
         picture: uint8 [H,W,3], RGB.
         series_instance_uid: of the overlay's series.
+        sop_instance_uid: of the overlay.
         series_number: of the overlay's series.
         instance_number: in the overlay's series.
 
@@ -113,7 +115,7 @@ def secondary_capture(
             coordinate_system="PATIENT",
             series_instance_uid=series_instance_uid,
             series_number=series_number,
-            sop_instance_uid=generate_uid(prefix=None),
+            sop_instance_uid=sop_instance_uid,
             instance_number=instance_number,
             patient_orientation=[letters[0] for letters in orientation],  # highdicom knows no oblique ones
             pixel_spacing=ref.pixel_spacing_mm,

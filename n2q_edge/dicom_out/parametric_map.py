@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
 from n2q_edge.dicom.order import SAME_POSITION_MM
@@ -167,6 +167,7 @@ def parametric_map(
     kind: MapKind,
     *,
     series_instance_uid: str,
+    sop_instance_uid: str,
     series_number: int,
     instance_number: int,
     algorithm: str,
@@ -178,6 +179,7 @@ def parametric_map(
         volume: the source slice of every frame, from `volumes`.
         kind: what the map shows.
         series_instance_uid: of the map's series.
+        sop_instance_uid: of the map.
         series_number: of the map's series.
         instance_number: in the map's series.
         algorithm: name and version of the model, for Derivation Description.
@@ -216,7 +218,7 @@ def parametric_map(
             pixel_array=np.broadcast_to(np.float32(0), (len(volume), 1, 1)),  # the pixels come later
             series_instance_uid=series_instance_uid,
             series_number=series_number,
-            sop_instance_uid=generate_uid(prefix=None),
+            sop_instance_uid=sop_instance_uid,
             instance_number=instance_number,
             contains_recognizable_visual_features=True,  # the outline of a head is in its map
             real_world_value_mappings=[mapping],

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian
 
 from n2q_edge import __version__
 from n2q_edge.dicom.segmentation import SegmentReference
@@ -94,9 +94,11 @@ def structured_report(
     algorithm: Algorithm,
     *,
     series_instance_uid: str,
+    sop_instance_uid: str,
     series_number: int,
     evidence: Sequence[Dataset] = (),
     verdict: Code | None = None,
+    predecessor: Dataset | None = None,
 ) -> Dataset:
     """The report of a series.
 
@@ -105,9 +107,11 @@ def structured_report(
         groups: the measurement groups, the series' own first.
         algorithm: what made the numbers.
         series_instance_uid: of the report's series.
+        sop_instance_uid: of the report.
         series_number: of the report's series.
         evidence: other objects that belong to the result, such as the maps.
         verdict: one of the standard quality assessments (CID 7022), for the first group.
+        predecessor: the report that this one replaces: its Study, Series, SOP Class and Instance UID.
 
     Raises:
         MissingDependencyError: highdicom is not installed.
@@ -141,7 +145,8 @@ def structured_report(
             content=report[0],
             series_instance_uid=series_instance_uid,
             series_number=series_number,
-            sop_instance_uid=generate_uid(prefix=None),
+            sop_instance_uid=sop_instance_uid,
+            previous_versions=None if predecessor is None else [predecessor],
             instance_number=1,
             is_complete=True,
             is_final=False,
@@ -157,7 +162,9 @@ def structured_report(
 
 def _group(sr: Any, group: Group, algorithm: Algorithm, context: SourceContext, verdict: Code | None) -> Any:
     arguments: dict[str, Any] = {
-        "tracking_identifier": sr.TrackingIdentifier(uid=generate_uid(prefix=None), identifier=group.label),
+        "tracking_identifier": sr.TrackingIdentifier(
+            uid=stable_uid("group", context.series_instance_uid, group.label), identifier=group.label
+        ),
         "finding_type": group.finding,
         "algorithm_id": sr.AlgorithmIdentification(
             name=algorithm.name,

@@ -125,8 +125,8 @@ def append(path: Path, assessment: Assessment, *, with_phi: bool = False) -> App
         UsageError: it is another program's or a newer version's, its salt is missing or another one, or
             `with_phi` is not what it was made with.
     """
-    with _opened(path, write=True) as connection:
-        identify = _prepared(connection, path, with_phi)
+    with opened_database(path, write=True) as connection:
+        identify = prepared(connection, path, with_phi)
         model = _store_model(connection, assessment)
         counts = [0, 0, 0]
         for report in assessment.series:
@@ -147,11 +147,12 @@ def prepare(path: Path, *, with_phi: bool = False) -> None:
         OutputError: as `append`.
         UsageError: as `append`.
     """
-    with _opened(path, write=True) as connection:
-        _prepared(connection, path, with_phi)
+    with opened_database(path, write=True) as connection:
+        prepared(connection, path, with_phi)
 
 
-def _prepared(connection: sqlite3.Connection, path: Path, with_phi: bool) -> _Identity:
+def prepared(connection: sqlite3.Connection, path: Path, with_phi: bool) -> _Identity:
+    """Bring the schema up to date; how this database stores UIDs."""
     _migrate(connection, path)
     return _identity(connection, path, with_phi)
 
@@ -165,7 +166,7 @@ def read(path: Path) -> list[StoredSeries]:
     """
     if not path.is_file():
         raise UsageError(f"there is no trend database {path}: 'n2q-edge assess --db {path}' makes one")
-    with _opened(path, write=False) as connection:
+    with opened_database(path, write=False) as connection:
         version = _version(connection, path)
         if version != len(MIGRATIONS):
             raise UsageError(
@@ -201,10 +202,10 @@ def _stored(connection: sqlite3.Connection, row: Sequence[Any]) -> StoredSeries:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, *, write: bool) -> Iterator[sqlite3.Connection]:
+def opened_database(path: Path, *, write: bool) -> Iterator[sqlite3.Connection]:
     """A connection within one transaction; SQLite's errors become ours."""
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = _connected(path, write=write)
     except sqlite3.Error as error:
         raise OutputError(f"cannot open the trend database {path}: {error}") from None
     try:
@@ -225,6 +226,19 @@ def _opened(path: Path, *, write: bool) -> Iterator[sqlite3.Connection]:
         raise OutputError(
             f"cannot use the trend database {path}: {error}; choose another file or free the disk"
         ) from None
+
+
+def _connected(path: Path, *, write: bool) -> sqlite3.Connection:
+    """Readers of a write-ahead log need its index beside the file. Where nobody can write there is none to
+    make and no writer to wait for: the file is read as it is, if no log is left of a writer that was killed.
+    """
+    if write or os.access(path.parent, os.W_OK):
+        return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise sqlite3.OperationalError("its write-ahead log cannot be read where nothing can be written")
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:

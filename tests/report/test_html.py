@@ -17,9 +17,10 @@ from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.quality import crosscheck
-from n2q_edge.report import charts, document, html
+from n2q_edge.report import charts, document, drawing, html
 from n2q_edge.runtimes.base import FloatArray, Inference
 from n2q_edge.spec import FeatureLimits
+from tests.helpers.drawing import drawn
 from tests.helpers.fakes import FakeRuntime, phantom, write_series
 
 CtSeries = Callable[..., Path]
@@ -48,7 +49,7 @@ def page(*folders: Path, runtime: FakeRuntime | None = None) -> str:
 
 
 def to_html(run: Assessment) -> str:
-    return "".join(html.html_pieces(document.build(run), run))
+    return "".join(html.html_pieces(document.build(run), run, drawn(run)))
 
 
 class Reader(HTMLParser):
@@ -144,10 +145,10 @@ def test_every_picture_and_chart_has_words(ct_series: CtSeries) -> None:
     found = Reader(page(ct_series(images=[phantom(96, 60), phantom(96, 20)])))
     assert len(found.named("img")) == 4  # slice and overlay of two
     assert all(image["alt"] for image in found.named("img"))
-    for drawing in found.named("svg"):
-        assert drawing.get("aria-label") or drawing.get("aria-hidden") == "true"
+    for chart in found.named("svg"):
+        assert chart.get("aria-label") or chart.get("aria-hidden") == "true"
     assert "Predicted SSIM along z, 2 slices: mean 0.40, lowest 0.20 at slice 2" in [
-        drawing.get("aria-label") for drawing in found.named("svg")
+        chart.get("aria-label") for chart in found.named("svg")
     ]
 
 
@@ -186,7 +187,7 @@ def test_several_series_have_an_index(ct_series: CtSeries) -> None:
 
 
 def test_many_series_keep_a_picture_each(ct_series: CtSeries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MAX_SLICE_PICTURES", 3)
+    monkeypatch.setattr(drawing, "MAX_ON_PAGE", 3)
     found = Reader(page(*(ct_series(number=n) for n in (1, 2, 3))))
     assert len(found.named("img")) == 2 * 3
     assert "1 of 2 shown" in found.words

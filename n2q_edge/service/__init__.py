@@ -1,0 +1,1 @@
+"""The DICOM node at the scanner: receive, spool, assess while a series arrives, send the results on."""
