@@ -33,7 +33,7 @@ $(DEMO_VENV)/.stamp: pyproject.toml
 demo: $(DEMO_VENV)/.stamp
 	rm -rf $(DEMO_OUT)
 	$(DEMO_VENV)/bin/n2q-edge phantom $(DEMO_OUT)/series --dose 25 --full-dose
-	$(DEMO_VENV)/bin/n2q-edge assess $(DEMO_OUT)/series -o $(DEMO_OUT)/report
+	$(DEMO_VENV)/bin/n2q-edge assess $(DEMO_OUT)/series --reference $(DEMO_OUT)/series/dose-100 -o $(DEMO_OUT)/report
 	@echo
 	@echo "One patient at full dose and at a quarter of it, side by side: open $(DEMO_OUT)/report/report.html"
 

@@ -150,10 +150,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ("slice", lambda row: abs(row["bias"])),
         ("bias", lambda row: row["bias"]),
     ):
-        own = [np.mean([value(row) for row in rows if row["patient"] == patient]) for patient in patients]
+        own = [
+            float(np.mean([value(row) for row in rows if row["patient"] == patient])) for patient in patients
+        ]
         found[name] = {
             "patients": float(np.mean(own)),
             "slices": float(np.mean([value(row) for row in rows])),
+            "by_patient": dict(zip(patients, own, strict=True)),
         }
     return found
 

@@ -26,6 +26,7 @@ def export(
     """Export a checkpoint to ONNX and prove that it computes the same."""
     from n2q_edge.files import refuse_existing
     from n2q_edge.model.export import export_model
+    from n2q_edge.model.parity import told
 
     refuse_existing([out], overwrite)
     report = export_model(source, out, precision=precision, calibrate=calibrate or ())
@@ -33,7 +34,8 @@ def export(
         print(f"{report.path}  {report.size_bytes / 1e6:.1f} MB  sha256 {report.sha256}")
         for batch in report.parity:
             print(
-                f"  {list(batch.shape)} against PyTorch: quality map max {batch.max_difference:.1e}, "
-                f"mean {batch.mean_difference:.1e} SSIM{'; same dose level' if batch.same_dose else ''}"
+                f"  {list(batch.shape)}{told(batch)} against PyTorch: "
+                f"quality map max {batch.max_difference:.1e}, mean {batch.mean_difference:.1e} SSIM"
+                f"{'; same dose level' if batch.same_dose else ''}"
             )
     return int(ExitCode.OK)
