@@ -83,7 +83,7 @@ end
     (tmp_path / "more").mkdir()
     with Node(tmp_path) as node:
         with Orthanc(tmp_path / "orthanc", node.port, loop) as pacs:
-            node.config.write_text(node.config.read_text() + destination(pacs.port))
+            node.config.write_text(node.config.read_text() + destination(pacs.port, commitment=True))
             node.start()
             storescu(tmp_path / "in", node.port)
             wait_for("a first result in the archive", lambda: len(pacs.uids("SR")) == 1)
