@@ -13,6 +13,7 @@ from rich.console import Console
 
 from n2q_edge import doctor, released_models
 from n2q_edge.errors import ModelError
+from n2q_edge.report.doctor_table import render
 from n2q_edge.runtimes import RUNTIMES, cuda, tensorrt_library
 
 
@@ -23,7 +24,7 @@ def findings() -> dict[str, Any]:
 
 def page(findings: dict[str, Any]) -> str:
     console = Console(file=io.StringIO(), width=200)
-    doctor.render(findings, console)
+    render(findings, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -210,7 +211,7 @@ def test_with_tensorrt_and_a_gpu_only_an_engine_is_wanting(monkeypatch: pytest.M
     assert (library["usable"], library["version"]) == (True, "1.2.3.4")
     assert "compute capability 8.6, 12.0" in library["builds_for"]
     assert not row(findings["tensorrt"], "tensorrt")["installed"]
-    assert "n2q-edge[tensorrt]" in row(findings["tensorrt"], "tensorrt")["why_not"]
+    assert "[tensorrt]" in row(findings["tensorrt"], "tensorrt")["why_not"]
     text = page(findings)
     assert "ready" in text
     assert "needs an engine: n2q-edge build MODEL.onnx" in text

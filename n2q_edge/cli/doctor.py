@@ -14,7 +14,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
     """Show what this machine can run: Python, runtimes, GPU and driver, the released models."""
-    from n2q_edge.doctor import examine, render
+    from n2q_edge.doctor import examine
+    from n2q_edge.report.doctor_table import render
 
     findings = examine()
     with results():

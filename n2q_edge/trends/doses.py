@@ -19,8 +19,9 @@ from pydicom import dcmread
 
 from n2q_edge.assessment.results import Assessment, SeriesReport
 from n2q_edge.trends.control import Limits, control_limits, rank_correlation
+from n2q_edge.trends.database import opened_database, prepared
 from n2q_edge.trends.dose_report import DoseReport, read_dose_report
-from n2q_edge.trends.store import opened_database, prepared, read
+from n2q_edge.trends.store import read
 
 LOCALIZER = "Constant Angle Acquisition"  # CID 10013, DCM 113805
 NEAR_S = 600.0

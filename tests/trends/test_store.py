@@ -17,8 +17,9 @@ from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.errors import OutputError, UsageError
-from n2q_edge.trends import store
-from n2q_edge.trends.store import Appended, append, read, salt_file
+from n2q_edge.trends import database, store
+from n2q_edge.trends.database import salt_file
+from n2q_edge.trends.store import Appended, append, read
 from tests.helpers.fakes import FakeRuntime, phantom, write_series
 from tests.helpers.paths import ROOT
 
@@ -206,7 +207,7 @@ def test_a_newer_schema_brings_an_old_database_up_to_date(
     db, assessment = tmp_path / "t.sqlite", run(ct_series())
     append(db, assessment)
     step = "CREATE TABLE note (text TEXT); INSERT INTO note VALUES ('made by the migration');"
-    monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, step))
+    monkeypatch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, step))
     with pytest.raises(UsageError, match="append once"):
         read(db)
     append(db, assessment)
