@@ -10,7 +10,7 @@ WORKERS ?= auto
 help:
 	@echo "make demo    one synthetic patient at two doses -> quality report (own environment, no PyTorch)"
 	@echo "make test    lint, types and tests (own environment); WORKERS=1 runs one test at a time"
-	@echo "make lint    ruff, mypy, and no large files"
+	@echo "make lint    ruff, mypy, the direction of imports, no large files"
 	@echo "make docs    the documentation site, in build/docs"
 	@echo "make dist    sdist and wheel, checked; the wheel assesses a phantom in a bare environment"
 	@echo "make format  ruff format"
@@ -33,7 +33,7 @@ $(DEMO_VENV)/.stamp: pyproject.toml
 demo: $(DEMO_VENV)/.stamp
 	rm -rf $(DEMO_OUT)
 	$(DEMO_VENV)/bin/n2q-edge phantom $(DEMO_OUT)/series --dose 25 --full-dose
-	$(DEMO_VENV)/bin/n2q-edge assess $(DEMO_OUT)/series -o $(DEMO_OUT)/report
+	$(DEMO_VENV)/bin/n2q-edge assess $(DEMO_OUT)/series --reference $(DEMO_OUT)/series/dose-100 -o $(DEMO_OUT)/report
 	@echo
 	@echo "One patient at full dose and at a quarter of it, side by side: open $(DEMO_OUT)/report/report.html"
 
@@ -41,6 +41,7 @@ lint: $(VENV)/.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 	$(VENV)/bin/python .ci/large_files.py
 
 test: lint

@@ -22,15 +22,17 @@ from typing import Any
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dataset.cache import CachedSlice
 from n2q_edge.dataset.collect import TEST, TRAIN, collect, of_split
 from n2q_edge.dicom import LoadedSlice, SliceReader, scan
 from n2q_edge.evaluation.cases import cases
 from n2q_edge.machine import describe_machine
+from n2q_edge.quality.body import body_mask
 from n2q_edge.quality.domain import Deviation, Features, deviations, measure
-from n2q_edge.quality.scores import body_mask, global_noise_level
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.runtimes import open_model
-from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.runtimes.base import Runtime
 from n2q_edge.simulation.noise import inserted_noise
 from n2q_edge.spec import HU_MAX, HU_MIN
 from n2q_edge.training.learn_domain import MARGIN, Domain, Example, examples, features_of, learn

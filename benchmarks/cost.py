@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError, require
-from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.runtimes.checks import INPUT_NAME
 from n2q_edge.runtimes.libraries import first_line, import_onnxruntime
 from n2q_edge.spec import REFERENCE_INPUT

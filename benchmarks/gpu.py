@@ -32,6 +32,7 @@ from n2q_edge.errors import N2QError
 from n2q_edge.machine import describe_machine
 from n2q_edge.model import checkpoint, export
 from n2q_edge.model.engine.build import build
+from n2q_edge.model.parity import parity_slices
 from n2q_edge.runtimes import cuda, open_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -97,7 +98,7 @@ def measure(path: Path, rounds: int) -> dict[str, Any]:
             ways = torch_ways(checkpoint.load_network(path, path.read_bytes())[1], skipped)
         with open_model(files.get("fp32", path), "onnxruntime") as reference:
             spec = reference.spec
-            (hu, *_) = export.parity_slices(spec.size_multiple)
+            (hu, *_) = parity_slices(spec.size_multiple)
             expected = reference.infer(hu)
         ways += [*onnx_ways(files, skipped), *engine_ways(files, Path(folder), skipped)]
         for _ in range(rounds):
@@ -158,7 +159,7 @@ def attempt(name: str, make: Callable[[], Way], skipped: dict[str, str]) -> list
     """The way, warmed up, or nothing and the reason."""
     try:
         way = make()
-        (hu, *_) = export.parity_slices(32)
+        (hu, *_) = parity_slices(32)
         for _ in range(WARM_UP):
             way.run(hu)
         return [way]
@@ -236,7 +237,7 @@ def torch_way(network: Any, name: str) -> Way:
 
 
 def torch_graph(torch: Any, model: Any) -> Callable[[Any], tuple[Any, dict[str, float | None]]]:
-    (example, *_) = export.parity_slices(32)
+    (example, *_) = parity_slices(32)
     static = torch.from_numpy(example).cuda()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

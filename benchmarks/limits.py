@@ -21,13 +21,14 @@ from scipy.special import expit, logit
 
 from benchmarks.marks import fill
 from benchmarks.slices import one_a_patient, parser
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dataset.cache import CachedSlice
 from n2q_edge.dataset.collect import TEST, TRAIN
 from n2q_edge.evaluation.cases import cases
 from n2q_edge.machine import describe_machine
 from n2q_edge.released_models import names
 from n2q_edge.runtimes import open_model
-from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.runtimes.base import Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "limits.json"

@@ -21,16 +21,17 @@ from scipy import ndimage
 
 from benchmarks.marks import fill
 from benchmarks.slices import one_a_patient, parser
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dataset.cache import STD_BLOCK, CachedSlice
 from n2q_edge.dataset.collect import TEST
 from n2q_edge.evaluation.cases import Case, FullDose, Scan, full_dose, level_noise, make_cases
 from n2q_edge.evaluation.predictions import Prediction, Predictor, answer_with
 from n2q_edge.evaluation.scores import score, summary
 from n2q_edge.machine import describe_machine
-from n2q_edge.quality.scores import body_mask
+from n2q_edge.quality.body import body_mask
 from n2q_edge.released_models import names
 from n2q_edge.runtimes import open_model
-from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.runtimes.base import Runtime
 from n2q_edge.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,6 +23,12 @@ DEVICES = prepare.ROOT / "benchmarks" / "devices.toml"
 README = prepare.ROOT / "README.md"
 SPEED = "<!-- speed: made by make bench -->"
 OURS = ("ep", "es")
+README_ROWS = (
+    ("a", "N2Q in PyTorch, scikit-image"),
+    ("e", "N2Q in n2q-edge"),
+    ("ep", "n2q-plus in n2q-edge"),
+    ("es", "n2q-small in n2q-edge"),
+)
 OTHERS = (("a", "(a)"), ("b", "(b)"), ("c", "(c)"), ("d", "(d)"))
 
 Document = Mapping[str, Any]
@@ -56,8 +62,20 @@ def table_page(results: Mapping[str, Document], name: str) -> str:
 
 
 def readme_part(results: Mapping[str, Document], name: str) -> str:
-    """What the README shows of one machine: the comparison and the targets."""
-    return f"{_against_table(results[f'against-{name}'])}\n{_targets(results, name)}"
+    """What the README shows of one machine: the paper's network as its authors ran it, and n2q-edge."""
+    rows = {row["key"]: row for row in results[f"against-{name}"]["rows"]}
+    shown = [
+        [
+            text,
+            _short(rows[key]["end_to_end_ms"]["p50"]),
+            _ratio(rows[key]["times_faster_end_to_end"]["a"]),
+            f"{rows[key]['start_ms'] / 1000:.1f}",
+            f"{rows[key]['peak_mib']:.0f}",
+        ]
+        for key, text in README_ROWS
+    ]
+    header = ["", "per slice, ms", "times faster", "start, s", "memory, MiB"]
+    return markdown_table(header, shown)
 
 
 def _machine(document: Document) -> str:

@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dataset import cache
 from n2q_edge.machine import describe_machine
 from n2q_edge.quality import scores
-from n2q_edge.quality.crosscheck import noise_disagrees
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level, model_noise, noise_disagrees
 from n2q_edge.quality.policy import load_policy
 from n2q_edge.runtimes import open_model
-from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.runtimes.base import Runtime
 from n2q_edge.simulation.noise import inserted_noise
 from n2q_edge.spec import HU_MAX, HU_MIN
 
@@ -42,7 +44,7 @@ def measure(runtime: Runtime, folder: Path, split: str) -> Iterator[dict[str, An
     for index, entry in enumerate(entry for entry in entries if entry and entry.split == split):
         full = np.asarray(entry.hu(), dtype=np.float32)
         spacing = (entry.pixel_mm, entry.pixel_mm)
-        mask = scores.body_mask(full, spacing)
+        mask = body_mask(full, spacing)
         lung = float((full[mask] < -400).mean()) if mask.any() else 0.0
         for level, dose in enumerate(doses):
             noise = inserted_noise(entry.basis(), dose, np.random.default_rng((index, level)))
@@ -56,12 +58,12 @@ def measure(runtime: Runtime, folder: Path, split: str) -> Iterator[dict[str, An
                 "dose": round(100 * dose, 6),
                 "lung": lung,
                 "quality": quality.mean,
-                "noise": scores.global_noise_level(hu, mask, spacing),
+                "noise": global_noise_level(hu, mask, spacing),
             }
             verdict = policy.judge({}, [quality.mean]).verdict
             row["verdict"] = verdict.value if verdict else "not judged"
             if inference.noise_map is not None:
-                row["model_noise"] = scores.model_noise(inference.noise_map[0, 0], hu, mask)
+                row["model_noise"] = model_noise(inference.noise_map[0, 0], hu, mask)
             yield row
         for name, altered in alterations(full).items():
             inference = runtime.infer(altered[None, None])
@@ -69,8 +71,8 @@ def measure(runtime: Runtime, folder: Path, split: str) -> Iterator[dict[str, An
                 yield {
                     "patient": entry.patient,
                     "altered": name,
-                    "noise": scores.global_noise_level(altered, mask, spacing),
-                    "model_noise": scores.model_noise(inference.noise_map[0, 0], altered, mask),
+                    "noise": global_noise_level(altered, mask, spacing),
+                    "model_noise": model_noise(inference.noise_map[0, 0], altered, mask),
                 }
 
 

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.slices import parser
 from n2q_edge import released_models as models
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dataset.cache import CachedSlice
 from n2q_edge.dataset.collect import TEST, collect, of_split
 from n2q_edge.evaluation.cases import full_dose, regions, true_quality
@@ -29,8 +30,8 @@ from n2q_edge.evaluation.systems import per_patient
 from n2q_edge.machine import describe_machine
 from n2q_edge.model import checkpoint
 from n2q_edge.network import build
-from n2q_edge.quality.scores import body_mask, global_noise_level
-from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.simulation.noise import inserted_noise
 from n2q_edge.spec import HU_INPUT, HU_MAX, HU_MIN, REFERENCE_INPUT, ModelSpec
 from n2q_edge.training.start import inherit
@@ -71,7 +72,10 @@ def questions(item: CachedSlice, rest: float | None, spec: ModelSpec) -> Iterato
     body, window = regions(full.hu, full.pixel_mm, spec)
     if not window.any():
         return
-    basis = item.basis()
+    whole = item.basis()
+    # The twin's noise and the slice's come from different images: mixtures of the same would be correlated.
+    basis = replace(whole, quantum=whole.quantum[::2], electronic=whole.electronic[::2])
+    other = replace(whole, quantum=whole.quantum[1::2], electronic=whole.electronic[1::2])
     for twin in TWINS:
         rng = np.random.default_rng((int(item.key, 16), round(100 * twin)))
         hu = full.hu if twin == 1.0 else full.hu + inserted_noise(basis, twin, rng)
@@ -84,7 +88,7 @@ def questions(item: CachedSlice, rest: float | None, spec: ModelSpec) -> Iterato
         if rest and twin == 1.0:
             told[REST] = rest
         # Noise variances of quanta go with 1/D, of electronics with 1/D^2: both on top of the twin's own.
-        noise = replace(basis, quantum=basis.quantum / twin**0.5, electronic=basis.electronic / twin)
+        noise = replace(other, quantum=other.quantum / twin**0.5, electronic=other.electronic / twin)
         for dose in spec.dose_levels:
             low = np.clip(hu + inserted_noise(noise, dose, rng), HU_MIN, HU_MAX).astype(np.float32)
             yield Question(item.patient, dose, twin, low, true_quality(low, hu, spec), body, window, told)
@@ -146,10 +150,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ("slice", lambda row: abs(row["bias"])),
         ("bias", lambda row: row["bias"]),
     ):
-        own = [np.mean([value(row) for row in rows if row["patient"] == patient]) for patient in patients]
+        own = [
+            float(np.mean([value(row) for row in rows if row["patient"] == patient])) for patient in patients
+        ]
         found[name] = {
             "patients": float(np.mean(own)),
             "slices": float(np.mean([value(row) for row in rows])),
+            "by_patient": dict(zip(patients, own, strict=True)),
         }
     return found
 

@@ -21,7 +21,9 @@ from n2q_edge.model.export import export_model
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPORT, MODELS = ROOT / "export", ROOT / "n2q_edge" / "released_models"
+README = ROOT / "README.md"
 FIGURES, DOSES = "<!-- figures of {} -->", "<!-- figures of {} by dose -->"
+ACCURACY = "<!-- accuracy: made by benchmarks.release -->"
 
 ROWS = (
     ("pixels in the body: mean absolute error, SSIM", "body.mae"),
@@ -35,6 +37,34 @@ ROWS = (
     ("dose level of five: accuracy", "dose.accuracy"),
     ("mean error of log dose", "dose.log_error"),
 )
+
+
+# What the README shows, in words for somebody who has not met these measures.
+README_ROWS = (
+    ("quality of a slice, SSIM: mean absolute error", "slice.mae"),
+    ("order of slices by quality: rank correlation", "slice.srocc"),
+    ("quality of a pixel in the body, SSIM: mean absolute error", "body.mae"),
+    ("quality of pixels in the body: correlation", "body.plcc"),
+    ("dose level right, of five", "dose.accuracy"),
+)
+
+
+def accuracy(tests: dict[str, dict[str, Any]]) -> str:
+    """The README's table: a column for each model, 95 % intervals over patients in brackets."""
+    test = next(iter(tests.values()))
+    doses = len(test["per_dose"])
+    cases = f"{test['slices']} slices of {test['patients']} patients at {doses} simulated doses"
+    lines = [f"| {cases} | {' | '.join(tests)} |", f"|---|{'---:|' * len(tests)}"]
+    for text, name in README_ROWS:
+        part, key = name.split(".")
+        cells = (
+            f"{test[part][key]:.3f} ({test['intervals'][name][0]:.3f} to {test['intervals'][name][1]:.3f})"
+            for test in tests.values()
+        )
+        lines.append(f"| {text} | {' | '.join(cells)} |")
+    shares = (f"{100 * test['rises_with_dose']:.0f} %" for test in tests.values())
+    lines.append(f"| slices whose quality rises with every step of the dose | {' | '.join(shares)} |")
+    return "\n".join(lines)
 
 
 def figures(test: dict[str, Any]) -> str:
@@ -70,13 +100,18 @@ def by_dose(test: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def test_of(name: str) -> dict[str, Any]:
+    """A model's figures on the patients held out, as `n2q-edge train` measured them."""
+    metrics: dict[str, Any] = json.loads((EXPORT / f"{name}.metrics.json").read_text(encoding="utf-8"))
+    return dict(metrics["test"])
+
+
 def write_tables(name: str) -> None:
-    """Put a model's tables between their marks in its card, and into the README if that shows it."""
-    test = json.loads((EXPORT / f"{name}.metrics.json").read_text(encoding="utf-8"))["test"]
-    for page in (EXPORT / f"{name}.md", ROOT / "README.md"):
-        for mark, table in ((FIGURES.format(name), figures(test)), (DOSES.format(name), by_dose(test))):
-            if mark in page.read_text(encoding="utf-8"):
-                fill(page, mark, table)
+    """Put a model's tables between their marks in its card."""
+    test, page = test_of(name), EXPORT / f"{name}.md"
+    for mark, table in ((FIGURES.format(name), figures(test)), (DOSES.format(name), by_dose(test))):
+        if mark in page.read_text(encoding="utf-8"):
+            fill(page, mark, table)
 
 
 def release(name: str) -> dict[str, str]:
@@ -103,6 +138,7 @@ def main() -> None:
         (MODELS / "released.json").write_text(json.dumps(released, indent=1) + "\n", encoding="utf-8")
     for name in options.models:
         write_tables(name)
+    fill(README, ACCURACY, accuracy({name: test_of(name) for name in options.models}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import prepare
-from benchmarks.memory import make_series
+from benchmarks.memory import make_slices
 from n2q_edge.bench import document, sensors
 from n2q_edge.bench.inputs import made_up_slice
 from n2q_edge.bench.measure import Candidate, Plan, measure
@@ -32,7 +32,7 @@ def against_slices(work: Path) -> list[dict[str, Any]]:
         root = Path(scratch)
         np.save(root / "slice.npy", made_up_slice())
         for count in SLICES:
-            make_series(source, root / str(count), count)
+            make_slices(source, root / str(count), count, of_one_series=True)
         options = {"model": None, "runtime": "auto", "threads": None, "input": str(root / "slice.npy")}
         rates: dict[int, list[float]] = {count: [] for count in SLICES}
         with Process(options) as process:

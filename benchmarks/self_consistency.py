@@ -18,24 +18,29 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.marks import fill
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dicom import LoadedSlice, iter_slices, scan
 from n2q_edge.machine import describe_machine
-from n2q_edge.quality import scores
-from n2q_edge.simulation.calibration import FloatArray, NoiseCalibrationError, solid_tissue
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.simulation.noise import inserted_noise, noise_basis, normals
+from n2q_edge.simulation.patches import NoiseCalibrationError, solid_tissue
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "self_consistency.json"
 DOSES = (0.5, 0.25, 0.1)
-SERIES_TOLERANCE, GROUP_TOLERANCE, CORRELATION_TOLERANCE = 0.15, 0.08, 0.05
 PATCH = 12  # pixels a side
-COARSE = 3.0  # pixels: standard deviation of the Gaussian that takes anatomy away
-FLATTEST = 0.25  # of the patches
+COARSE_MM = 1.2  # standard deviation of the Gaussian that takes anatomy away: half of the power at 0.15/mm
+FLATTEST = 0.15  # of the patches
+PAGE = ROOT / "docs" / "explanation" / "simulation.md"
+BEGIN = "<!-- begin: python -m benchmarks.self_consistency -->"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Found:
-    """One slice: rises over the law by dose and measure, and neighbour correlations along x and y."""
+    """One slice: rises over the law by dose and measure, and neighbor correlations along x and y."""
 
     own_hu: float
     level: dict[str, float]
@@ -83,30 +88,31 @@ def noise_by_differences(image: FloatArray, mask: NDArray[np.bool_]) -> float:
     return float(np.median(np.abs(both[mask])))
 
 
-def fine(image: FloatArray) -> NDArray[np.float64]:
-    """The image without what is coarser than some pixels."""
-    exact = image.astype(np.float64)
-    return np.asarray(exact - ndimage.gaussian_filter(exact, COARSE))
+def coarse(image: FloatArray, pixel_mm: float) -> NDArray[np.float64]:
+    """What anatomy may be."""
+    return np.asarray(ndimage.gaussian_filter(image.astype(np.float64), COARSE_MM / pixel_mm))
 
 
-def flat_patches(hu: FloatArray) -> list[tuple[slice, slice]]:
+def flat_patches(hu: FloatArray, pixel_mm: float) -> list[tuple[slice, slice]]:
     """Patches of soft tissue with the least coarse structure."""
     soft = solid_tissue(hu)
-    coarse = ndimage.gaussian_filter(hu.astype(np.float64), COARSE)
+    structure = ndimage.gaussian_filter(coarse(hu, pixel_mm), COARSE_MM / pixel_mm)
     found = []
     for row in range(0, hu.shape[0] - PATCH + 1, PATCH // 2):
         for column in range(0, hu.shape[1] - PATCH + 1, PATCH // 2):
             place = (slice(row, row + PATCH), slice(column, column + PATCH))
             if soft[place].all():
-                found.append((float(coarse[place].std()), row, column))
+                found.append((float(structure[place].std()), row, column))
     found.sort()
     keep = max(8, round(FLATTEST * len(found)))
     return [(slice(r, r + PATCH), slice(c, c + PATCH)) for _, r, c in found[:keep]]
 
 
-def correlation(image: FloatArray, patches: list[tuple[slice, slice]]) -> tuple[float, float]:
+def correlation(
+    image: FloatArray, patches: list[tuple[slice, slice]], pixel_mm: float
+) -> tuple[float, float]:
     """Correlation with the next pixel along x and along y, median over patches."""
-    residual = fine(image)
+    residual = image - coarse(image, pixel_mm)
     found = []
     for rows, columns in patches:
         one = residual[rows, columns]
@@ -121,8 +127,8 @@ def measure(loaded: LoadedSlice, rng: np.random.Generator) -> Found | str:
     hu, spacing = loaded.hu, loaded.pixel_spacing_mm
     if spacing is None:
         return "no spacing"
-    body = scores.body_mask(hu, spacing)
-    own = scores.global_noise_level(hu, body, spacing)
+    body = body_mask(hu, spacing)
+    own = global_noise_level(hu, body, spacing)
     if not own:
         return "no model-free noise"
     try:
@@ -130,17 +136,23 @@ def measure(loaded: LoadedSlice, rng: np.random.Generator) -> Found | str:
     except NoiseCalibrationError as error:
         return str(error)
     soft = solid_tissue(hu)
-    patches = flat_patches(hu)
+    patches = flat_patches(hu, spacing[0])
     if not patches:
         return "no flat patch"
     level, differences = {}, {}
     own_differences = noise_by_differences(hu, soft)
     for dose in DOSES:
         low = hu + inserted_noise(basis, dose, rng)
-        level[f"{dose:g}"] = (scores.global_noise_level(low, body, spacing) or 0.0) / own * dose**0.5
+        level[f"{dose:g}"] = (global_noise_level(low, body, spacing) or 0.0) / own * dose**0.5
         differences[f"{dose:g}"] = noise_by_differences(low, soft) / own_differences * dose**0.5
-    inserted = np.mean([correlation(image, patches) for image in basis.quantum], axis=0)
-    return Found(own, level, differences, correlation(hu, patches), (float(inserted[0]), float(inserted[1])))
+    inserted = np.mean([correlation(image, patches, spacing[0]) for image in basis.quantum], axis=0)
+    return Found(
+        own,
+        level,
+        differences,
+        correlation(hu, patches, spacing[0]),
+        (float(inserted[0]), float(inserted[1])),
+    )
 
 
 def spread(files: list[Path], count: int) -> list[Path]:
@@ -166,7 +178,45 @@ def measure_series(one: Series, slices: int) -> tuple[list[Found], list[str]]:
     return found, reasons
 
 
-def medians(found: list[Found]) -> dict[str, object]:
+def median_slice(found: list[Found]) -> Found:
+    """The medians of a series' slices as one slice."""
+
+    def middle(name: str) -> dict[str, float]:
+        return {f"{d:g}": float(np.median([getattr(one, name)[f"{d:g}"] for one in found])) for d in DOSES}
+
+    own, inserted = (
+        np.median([getattr(one, name) for one in found], axis=0)
+        for name in ("own_correlation", "inserted_correlation")
+    )
+    return Found(
+        float(np.median([one.own_hu for one in found])),
+        middle("level"),
+        middle("differences"),
+        (float(own[0]), float(own[1])),
+        (float(inserted[0]), float(inserted[1])),
+    )
+
+
+def table(groups: dict[str, dict[str, Any]]) -> str:
+    """The Markdown table of the kernel groups."""
+    doses = " / ".join(f"{100 * dose:g}" for dose in DOSES)
+    lines = [
+        f"| kernel | series | noise level, {doses} % | second differences | correlation: own | inserted |",
+        "|---|---:|---|---|---|---|",
+    ]
+    for name, numbers in groups.items():
+        cells = [
+            " / ".join(f"{value:.2f}" for value in numbers[key].values()) for key in ("level", "differences")
+        ]
+        cells += [
+            " / ".join(f"{value:.2f}" for value in numbers[key])
+            for key in ("own_correlation", "inserted_correlation")
+        ]
+        lines.append(f"| {name} | {numbers['slices']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def medians(found: list[Found]) -> dict[str, Any]:
     """Medians over slices."""
     return {
         "slices": len(found),
@@ -185,12 +235,9 @@ def medians(found: list[Found]) -> dict[str, object]:
     }
 
 
-def line(name: str, numbers: dict[str, object]) -> str:
+def line(name: str, numbers: dict[str, Any]) -> str:
     """One line for a terminal."""
-    level, differences = numbers["level"], numbers["differences"]
-    assert isinstance(level, dict)
-    assert isinstance(differences, dict)
-    parts = [" ".join(f"{value:5.2f}" for value in part.values()) for part in (level, differences)]
+    parts = [" ".join(f"{value:5.2f}" for value in numbers[key].values()) for key in ("level", "differences")]
     return (
         f"{name:44.44s} {numbers['own_hu']:6} | {' | '.join(parts)} |"
         f" {numbers['own_correlation']} {numbers['inserted_correlation']}"
@@ -225,13 +272,14 @@ def main() -> None:
                     "each": [asdict(item) for item in found],
                 }
             )
-            groups[one.group].append(found[len(found) // 2])
+            groups[one.group].append(median_slice(found))
             print(line(f"{one.group} {one.patient}", numbers), flush=True)
     by_group = {}
     for group, found in sorted(groups.items()):
         by_group[group] = medians(found)
         print(line(f"== {group}", by_group[group]), flush=True)
     result = {"machine": describe_machine(), "groups": by_group, "series": series, "left_out": left_out}
+    fill(PAGE, BEGIN, table(by_group))
     options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

@@ -25,20 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dicom import LoadedSlice, iter_slices, scan
 from n2q_edge.files import write_file
 from n2q_edge.machine import describe_machine
-from n2q_edge.quality import scores
-from n2q_edge.simulation.calibration import solid_tissue
+from n2q_edge.quality.body import body_mask
 from n2q_edge.simulation.noise import (
     DEFAULT_ELECTRONIC_QUANTA,
     WATER_ATTENUATION,
-    FloatArray,
     inserted_noise,
     noise_basis,
     normals,
     relative_fluence,
 )
+from n2q_edge.simulation.patches import solid_tissue
 from n2q_edge.simulation.projector import Geometry, filtered_back_projection, forward_project
 from n2q_edge.simulation.series import QUANTA_PER_MM
 
@@ -263,7 +263,7 @@ def measure_series(
         assert spacing is not None
         pixel_mm = spacing[0]
         basis = noise_basis(hu, pixel_mm, normals(rng), quantum=2, electronic=1)
-        body = scores.body_mask(hu, spacing)
+        body = body_mask(hu, spacing)
         for dose in DOSES:
             noise = inserted_noise(basis, dose, rng)
             means.append(float(noise[body].mean() / noise[body].std()))

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from n2q_edge import __version__, released_models
+from n2q_edge.arrays import round_up
 from n2q_edge.errors import N2QError
+from n2q_edge.install import install_command
 from n2q_edge.machine import describe_machine
 from n2q_edge.runtimes import (
     AUTO,
@@ -134,13 +136,13 @@ def _runtime(module: RuntimeModule, model: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": module.NAME, "installed": False, "usable": False, "version": None}
     try:
         if not module.is_available():
-            return {**found, "why_not": f"not installed: pip install 'n2q-edge[{module.EXTRA}]'"}
+            return {**found, "why_not": f"not installed: {install_command(module.EXTRA)}"}
         found.update(installed=True, version=module.version())
         if not model.get("usable"):
             return {**found, "why_not": "not tried: there is no released model to try it with"}
         with open_model(runtime=module.NAME) as opened:
             multiple = opened.spec.size_multiple
-            side = -(-TRIAL_SIDE // multiple) * multiple
+            side = round_up(TRIAL_SIDE, multiple)
             opened.infer(np.full((1, 1, side, side), HU_MIN, dtype=np.float32))
             return {**found, "usable": True, "why_not": None, "device": opened.describe()["device"]}
     except Exception as error:
@@ -158,7 +160,7 @@ def _engine_runtime(module: RuntimeModule, libraries: list[dict[str, Any]]) -> d
     }
     try:
         if not module.is_available():
-            return {**found, "why_not": f"not installed: pip install 'n2q-edge[{module.EXTRA}]'"}
+            return {**found, "why_not": f"not installed: {install_command(module.EXTRA)}"}
         found.update(installed=True, version=module.version())
         if not any(library.get("usable") for library in libraries):
             return {**found, "why_not": "no TensorRT library that loads: see 'TensorRT libraries'"}
@@ -176,7 +178,7 @@ def _tensorrt(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"installed": False, "usable": False, "version": None, "builds_for": None}
     if not tensorrt_library.is_installed(flavor):
         hint = " (on a Jetson it comes with JetPack)" if flavor is tensorrt_library.TENSORRT else ""
-        return {**found, "why_not": f"not found: pip install 'n2q-edge[{flavor.extra}]'{hint}"}
+        return {**found, "why_not": f"not found: {install_command(flavor.extra)}{hint}"}
     found["installed"] = True
     try:
         library = tensorrt_library.load(flavor)
@@ -279,7 +281,7 @@ def _warnings(gpu: dict[str, Any], runtimes: list[dict[str, Any]]) -> list[str]:
     if gpu.get("devices") and not on_gpu:
         warnings.append("there is a GPU, but no runtime uses it: see docs/how-to/gpu.md")
     if find_spec("onnxruntime") is None and find_spec("openvino") is None:
-        warnings.append("no runtime for ONNX models is installed: pip install 'n2q-edge[cpu]'")
+        warnings.append(f"no runtime for ONNX models is installed: {install_command('cpu')}")
     return warnings
 
 

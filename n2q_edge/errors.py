@@ -78,6 +78,8 @@ def require(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != package:
             raise
+        from n2q_edge.install import install_command
+
         raise MissingDependencyError(
-            f"this needs the package {package!r}: pip install 'n2q-edge[{extra}]'"
+            f"this needs the package {package!r} of the extra {extra!r}: {install_command(extra)}"
         ) from None

@@ -39,6 +39,17 @@ def is_new_or_empty(folder: Path) -> bool:
         raise UsageError(f"cannot look into {folder}: {error.strerror}; choose another folder") from None
 
 
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """See that nothing would be replaced that the user has not given up.
+
+    Raises:
+        UsageError: one of the files is there and `overwrite` is false.
+    """
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists: choose another place with -o, or replace it with --overwrite")
+
+
 def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write beside, then rename: a reader sees the old file or the new one, never a part.
 

@@ -7,6 +7,7 @@ an engine's sidecar, under the key `SPEC_KEY`.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from n2q_edge.errors import ModelError
 SPEC_KEY = "n2q_edge.spec"
 SCHEMA_VERSION = 1
 
+MAX_MULTIPLE = 1024  # of the input's size; a slice is padded up to it
 HU_MIN = -1024.0
 HU_MAX = 3071.0
 DOSE_LEVELS = (0.05, 0.10, 0.25, 0.50, 0.75)
@@ -37,6 +39,10 @@ class SsimDefinition:
     k2: float = 0.03
     data_range: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in vars(self).values()):
+            raise ValueError(f"SSIM definition {vars(self)} is not of numbers above 0")
+
 
 @dataclass(frozen=True)
 class FeatureLimits:
@@ -52,7 +58,7 @@ class FeatureLimits:
 
     def __post_init__(self) -> None:
         low, high = self.limits
-        if not low <= self.training[0] <= self.training[1] <= high:  # a NaN fails, too
+        if not -math.inf < low <= self.training[0] <= self.training[1] <= high < math.inf:  # NaN fails, too
             raise ValueError(f"limits {self.limits} do not enclose {self.training}")
 
 
@@ -95,6 +101,7 @@ class ModelSpec:
     domain: dict[str, FeatureLimits] | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         optional = self.outputs[len(REQUIRED_OUTPUTS) :]
         if (
             self.outputs[: len(REQUIRED_OUTPUTS)] != REQUIRED_OUTPUTS
@@ -111,8 +118,37 @@ class ModelSpec:
             )
         if self.map_cell not in MAP_CELLS or self.size_multiple % self.map_cell:
             raise ModelError(f"model {self.name!r}: map_cell {self.map_cell} is not one of {MAP_CELLS}")
-        if self.window_width <= 0 or self.size_multiple < 1 or not self.dose_levels:
-            raise ModelError(f"model {self.name!r}: window width, size multiple or dose levels out of range")
+        window = (self.window_center, self.window_width)
+        if not all(map(math.isfinite, window)) or self.window_width <= 0:
+            raise ModelError(
+                f"model {self.name!r}: window {window} is not a finite center and a width above 0"
+            )
+        if not 1 <= self.size_multiple <= MAX_MULTIPLE:
+            raise ModelError(
+                f"model {self.name!r}: size multiple {self.size_multiple} is not 1 to {MAX_MULTIPLE}"
+            )
+        levels = self.dose_levels
+        if not levels or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] <= 1:
+            raise ModelError(f"model {self.name!r}: dose levels {list(levels)} do not ascend within (0, 1]")
+
+    def _check_kinds(self) -> None:
+        """A spec is read from files: nothing is taken for granted."""
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "name": str,
+            "version": str,
+            "network": dict,
+            "window_center": (int, float),
+            "window_width": (int, float),
+            "size_multiple": int,
+            "precision": str,
+            "training": dict,
+        }
+        for field_name, kind in kinds.items():
+            if not isinstance(getattr(self, field_name), kind):
+                raise ModelError(f"model {self.name!r}: {field_name} is {getattr(self, field_name)!r:.40}")
+        texts = (*self.outputs, self.network.get("class", ""))
+        if not all(isinstance(text, str) for text in texts):
+            raise ModelError(f"model {self.name!r}: an output or the network's class is not a name")
 
     @property
     def takes_reference(self) -> bool:
@@ -149,7 +185,7 @@ class ModelSpec:
             fields["inputs"] = tuple(fields.get("inputs", (HU_INPUT,)))  # older files have one
             fields["domain"] = _domain(fields.get("domain"))
             return cls(**fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ModelError(f"model spec cannot be read ({error}): export the model again") from None
 
     @classmethod

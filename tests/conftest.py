@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.arrays import FloatArray
 from tests.helpers.fakes import phantom, write_series
 from tests.helpers.paths import SHARED
 

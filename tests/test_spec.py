@@ -37,6 +37,16 @@ def test_the_domain_travels_and_old_files_have_none() -> None:
     assert ModelSpec.from_json(json.dumps(old)).domain is None
 
 
+def test_the_inputs_travel_and_old_files_have_one() -> None:
+    told = replace(SPEC, inputs=("hu", "reference_noise_hu"), map_cell=8)
+    assert ModelSpec.from_json(told.to_json()) == told
+    assert told.takes_reference
+    old = json.loads(SPEC.to_json())
+    del old["inputs"], old["map_cell"]
+    assert ModelSpec.from_json(json.dumps(old)) == SPEC
+    assert not SPEC.takes_reference
+
+
 def test_metadata_without_a_spec_is_refused() -> None:
     with pytest.raises(ModelError, match=r"model\.onnx carries no n2q-edge model spec"):
         ModelSpec.from_metadata({"author": "x"}, "model.onnx")
@@ -53,10 +63,33 @@ def test_metadata_without_a_spec_is_refused() -> None:
         {"outputs": ["dose_probabilities"]},
         {"dose_levels": []},
         {"unknown_field": 1},
+        {"network": "unet"},
+        {"network": {"class": 7}},
+        {"network": None},
+        {"name": 7},
+        {"version": None},
+        {"training": []},
+        {"precision": 16},
+        {"window_center": float("inf")},
+        {"window_width": float("nan")},
+        {"window_width": float("inf")},
+        {"window_width": "300"},
+        {"size_multiple": 1.5},
+        {"size_multiple": 10**9},
+        {"dose_levels": [0.5, 0.25]},
+        {"dose_levels": [float("nan")]},
+        {"dose_levels": [0.5, 2.0]},
+        {"outputs": ["quality_map", ["noise_map"]]},
+        {"ssim": {"sigma": float("nan")}},
+        {"ssim": {"window": "11"}},
+        {"domain": {"fat": {"training": [0.1, 0.5], "limits": [float("-inf"), 0.6]}}},
         {"ssim": {"window": 11, "surprise": 1}},
         {"domain": []},
         {"domain": {"fat": [0.1, 0.5]}},
         {"domain": {"fat": {"training": [0.1], "limits": [0, 1]}}},
+        {"inputs": ["reference_noise_hu"]},
+        {"map_cell": 3},
+        {"map_cell": 8, "size_multiple": 4},
         {"domain": {"fat": {"training": [0.1, 0.5], "limits": [0.2, 0.6]}}},
         {"domain": {"fat": {"training": [0.1, 0.5], "limits": [float("nan"), 0.6]}}},
     ],
@@ -67,7 +100,7 @@ def test_a_wrong_spec_is_refused(change: dict[str, object]) -> None:
         ModelSpec.from_metadata({SPEC_KEY: text}, "x")
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "not json", '{"schema_version": 1}'])
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "not json", "[" * 100_000, '{"schema_version": 1}'])
 def test_garbage_is_refused(text: str) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         ModelSpec.from_json(text)

@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from n2q_edge.arrays import BoolArray, FloatArray
 from n2q_edge.assessment.measured import measure
 from n2q_edge.assessment.results import SliceResult
 from n2q_edge.assessment.slice_result import Arrived, slice_result, stack, tissue_regions
@@ -18,8 +19,9 @@ from n2q_edge.dicom.volume import plain_ref
 from n2q_edge.errors import ModelError, UsageError
 from n2q_edge.quality.domain import Deviation
 from n2q_edge.quality.reference import NOISE_RANGE_HU, Comparison, DeclaredNoise
-from n2q_edge.quality.scores import BoolArray, Quality
-from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.quality.scores import Quality
+from n2q_edge.runtimes.base import Runtime
+from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import HU_MAX, HU_MIN
 
 
@@ -153,6 +155,9 @@ def _assess(
     if not isinstance(result, SliceResult):
         raise ModelError(f"slice {number}: {result.detail}")
     assert result.images is not None
+    noise_map = result.images.noise_map
+    if noise_map is not None:
+        noise_map = enlarge(noise_map, runtime.spec.map_cell)[: hu.shape[0], : hu.shape[1]]
     quality, dose = result.quality, result.dose
     return ArrayResult(
         quality=quality.mean if quality else None,
@@ -162,7 +167,7 @@ def _assess(
         comparison=result.comparison,
         dose=dose.level if dose else None,
         quality_map=result.images.quality_map,
-        noise_map=result.images.noise_map,
+        noise_map=noise_map,
         body=result.images.mask,
         scores=quality,
         dose_probabilities=dose.probabilities if dose else (),

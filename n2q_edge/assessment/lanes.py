@@ -11,16 +11,19 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any, TypeVar
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.timing import now_ms
-from n2q_edge.runtimes.base import FloatArray, Inference, Runtime
+from n2q_edge.runtimes.base import Inference, Runtime
 from n2q_edge.runtimes.threads import physical_cores
 
 T = TypeVar("T")
 
 MAX_WORKERS = 16  # each has a slice and its results in memory
+PATIENCE_S = 5.0  # how long an ending waits for slices under way; `docker stop` kills after 10
 
 
 def worker_count() -> int:
@@ -33,7 +36,7 @@ def in_order(jobs: Iterable[Callable[[], T]], workers: int) -> Generator[T, None
 
     At most `workers + 1` jobs are under way or done and not yet taken, however slow the consumer is. What a
     job raises is raised here, in its turn. When the generator is closed or fails, jobs not yet begun are
-    dropped and those under way are waited for.
+    dropped and those under way are waited for, but for no longer than `PATIENCE_S`: a model may never end.
 
     Args:
         jobs: taken one by one, as there is room.
@@ -45,11 +48,24 @@ def in_order(jobs: Iterable[Callable[[], T]], workers: int) -> Generator[T, None
         for job in jobs:
             pending.append(pool.submit(job))
             if len(pending) > workers:
-                yield pending.popleft().result()
+                yield _next(pending)
         while pending:
-            yield pending.popleft().result()
+            yield _next(pending)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        _end(pool, pending, PATIENCE_S)
+
+
+def _next(pending: deque[Future[T]]) -> T:
+    result = pending[0].result()  # it stays among the pending if the wait is interrupted
+    pending.popleft()
+    return result
+
+
+def _end(pool: ThreadPoolExecutor, jobs: Iterable[Future[Any]], patience_s: float) -> None:
+    """End the threads of a pool; that of a job which takes longer than `patience_s` is left to itself."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    if not wait([job for job in list(jobs) if not job.cancelled()], patience_s).not_done:
+        pool.shutdown(wait=True)
 
 
 class Lanes:
@@ -73,6 +89,7 @@ class Lanes:
         self.warm_ups: list[tuple[float, float]] = []
         self._count = min(runtime.concurrency, most)
         self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="n2q-infer")
+        self._jobs: set[Future[Any]] = set()
         self._warm: set[tuple[int, ...]] = set()
         self._warming = threading.Lock()
 
@@ -86,7 +103,13 @@ class Lanes:
             if hu.shape not in self._warm:
                 self._warm_up(hu)
                 self._warm.add(hu.shape)
-        return self._pool.submit(self._run, hu, reference_noise_hu).result()
+        return self._submit(partial(self._run, hu, reference_noise_hu)).result()
+
+    def _submit(self, job: Callable[[], T]) -> Future[T]:
+        future = self._pool.submit(job)
+        self._jobs.add(future)
+        future.add_done_callback(self._jobs.discard)
+        return future
 
     def _run(self, hu: FloatArray, reference_noise_hu: FloatArray | None) -> tuple[Inference, float]:
         began = now_ms()
@@ -102,13 +125,13 @@ class Lanes:
             everyone.wait()  # or one quick lane would do it for all
             self.runtime.infer(hu)
 
-        for lane in [self._pool.submit(once) for _ in range(self._count)]:
+        for lane in [self._submit(once) for _ in range(self._count)]:
             lane.result()
         self.warm_ups.append((began, now_ms()))
 
     def close(self) -> None:
-        """End the threads; none may be inside `infer`."""
-        self._pool.shutdown(wait=True)
+        """End the threads. One that is still inside `infer` ends when the model does."""
+        _end(self._pool, self._jobs, 0)
 
     def __enter__(self) -> Lanes:
         return self

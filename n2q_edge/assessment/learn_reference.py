@@ -7,9 +7,10 @@ from pathlib import Path
 
 from n2q_edge.dicom import Inventory, LoadedSlice, Series, SliceReader, scan
 from n2q_edge.errors import NothingAssessedError, UsageError
+from n2q_edge.quality.body import body_mask
 from n2q_edge.quality.body_size import body_size
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.quality.reference import Acquisition, DeclaredNoise, Observation, Reference, SiteReference
-from n2q_edge.quality.scores import body_mask, global_noise_level
 from n2q_edge.quality.site_reference import FEWEST_OF_ONE, Learned, learn, load
 
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from n2q_edge.arrays import BoolArray
 from n2q_edge.assessment.timing import now_ms
 from n2q_edge.dicom import LoadedSlice
+from n2q_edge.quality.body import body_mask
 from n2q_edge.quality.body_size import BodySize, body_size, size_specific_dose
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.quality.noise_texture import mean_frequency
 from n2q_edge.quality.reference import Reference, ReferenceNoise, Unknown
-from n2q_edge.quality.scores import BoolArray, body_mask, global_noise_level
 
 
 @dataclass(frozen=True)

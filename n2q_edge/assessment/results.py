@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from n2q_edge.arrays import BoolArray, FloatArray
 from n2q_edge.assessment.summary import SeriesSummary, summarize
 from n2q_edge.assessment.timing import StageTimes
 from n2q_edge.dicom import Rejected, Series, Skipped, SliceRef
@@ -19,8 +20,7 @@ from n2q_edge.quality.domain import Deviation
 from n2q_edge.quality.policy import Policy, load_policy
 from n2q_edge.quality.reference import Comparison, ReferenceNoise, Unknown, compare
 from n2q_edge.quality.regions import RegionScore
-from n2q_edge.quality.scores import BoolArray, Dose, Quality
-from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.quality.scores import Dose, Quality
 from n2q_edge.spec import ModelSpec
 
 NO_BODY = "no_body"

@@ -14,15 +14,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import groupby, islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.lanes import Lanes, in_order, worker_count
 from n2q_edge.assessment.measured import measure
 from n2q_edge.assessment.results import (
@@ -39,7 +40,10 @@ from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader
 from n2q_edge.errors import ModelError
 from n2q_edge.quality.policy import Policy, load_policy
 from n2q_edge.quality.reference import Reference, ReferenceNoise
-from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.runtimes.base import Runtime
+
+Interruptible: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Entered wherever a run waits for a slice, by a caller that allows interruptions only there."""
 
 
 class Collector(Protocol):
@@ -64,10 +68,11 @@ def assess(
     regions: Regions = tissue_regions,
     reference: Reference | None = None,
     collector: Collector | None = None,
+    interruptible: Interruptible = nullcontext,
 ) -> Assessment:
     """Assess every series of an inventory.
 
-    Ctrl-C does not raise: it ends the run with what is done and `complete=False`.
+    `KeyboardInterrupt` is not passed on: it ends the run with what is done and `complete=False`.
 
     Args:
         inventory: what `dicom.scan` found.
@@ -80,6 +85,8 @@ def assess(
         regions: what to score beside the whole body.
         reference: what knows the noise of full dose, if anything does.
         collector: gets every slice with its pixels.
+        interruptible: entered wherever the run waits for a slice, for a caller that allows interruptions
+            only there.
     """
     assessment, outcomes = begin(
         inventory,
@@ -91,6 +98,7 @@ def assess(
         regions=regions,
         reference=reference,
         collector=collector,
+        interruptible=interruptible,
     )
     with contextlib.suppress(KeyboardInterrupt), closing(outcomes):
         for outcome in outcomes:
@@ -110,6 +118,7 @@ def begin(
     regions: Regions = tissue_regions,
     reference: Reference | None = None,
     collector: Collector | None = None,
+    interruptible: Interruptible = nullcontext,
 ) -> tuple[Assessment, Generator[SliceResult | Rejection, None, None]]:
     """An assessment that proceeds as its outcomes are taken; the arguments are those of `assess`.
 
@@ -130,7 +139,9 @@ def begin(
         complete=not inventory.series,
     )
     stream = _stream(inventory.series, runtime, batch, regions, reference)
-    return assessment, _outcomes(assessment, inventory.series, stream, worst, keep_images, collector)
+    return assessment, _outcomes(
+        assessment, inventory.series, stream, worst, keep_images, collector, interruptible
+    )
 
 
 def _outcomes(
@@ -140,6 +151,7 @@ def _outcomes(
     worst: int,
     keep_images: bool,
     collector: Collector | None,
+    interruptible: Interruptible,
 ) -> Generator[SliceResult | Rejection, None, None]:
     """Enter every outcome into the assessment and pass it on."""
     with closing(stream):
@@ -148,7 +160,9 @@ def _outcomes(
             assessment.series.append(report)
             selection = WorstSlices(worst, len(one.slices))
             try:
-                for done in islice(stream, len(one.slices)):
+                for _ in one.slices:
+                    with interruptible():
+                        done = next(stream)
                     _take(done, report, assessment, collector)
                     if isinstance(done.outcome, SliceResult):
                         selection.add(done.outcome if keep_images else replace(done.outcome, images=None))

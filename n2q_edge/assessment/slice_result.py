@@ -9,22 +9,23 @@ from typing import TypeAlias
 
 import numpy as np
 
+from n2q_edge.arrays import BoolArray, FloatArray, round_up
 from n2q_edge.assessment.measured import Measured
 from n2q_edge.assessment.results import NO_BODY, ModelReason, ModelRejected, SliceImages, SliceResult
 from n2q_edge.assessment.timing import StageTimes, now_ms
 from n2q_edge.dicom import LoadedSlice
 from n2q_edge.quality import scores
-from n2q_edge.quality.crosscheck import NOISE_DISAGREEMENT, noise_disagrees
 from n2q_edge.quality.domain import OUT_OF_DOMAIN, Deviation, deviations, measure
+from n2q_edge.quality.noise import NOISE_DISAGREEMENT, model_noise, noise_disagrees
 from n2q_edge.quality.regions import Masks, RegionScore, region_scores, tissue_masks
-from n2q_edge.runtimes.base import FloatArray, Inference
+from n2q_edge.runtimes.base import Inference
 from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
 
-Regions: TypeAlias = Callable[[LoadedSlice, scores.BoolArray], Masks]
+Regions: TypeAlias = Callable[[LoadedSlice, BoolArray], Masks]
 """From a slice and its body mask to the masks of the regions to score, by name."""
 
 
-def tissue_regions(loaded: LoadedSlice, mask: scores.BoolArray) -> Masks:
+def tissue_regions(loaded: LoadedSlice, mask: BoolArray) -> Masks:
     """The tissue classes: the regions where nobody has drawn any."""
     return tissue_masks(loaded.hu, mask, loaded.pixel_spacing_mm)
 
@@ -47,7 +48,7 @@ class Arrived:
 def stack(slices: Sequence[FloatArray], multiple: int) -> FloatArray:
     """Slices [H,W] of one size as a batch [N,1,H',W'], padded with air at the bottom and right."""
     height, width = slices[0].shape
-    shape = (len(slices), 1, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    shape = (len(slices), 1, round_up(height, multiple), round_up(width, multiple))
     stacked = np.full(shape, HU_MIN, dtype=np.float32)
     for row, hu in enumerate(slices):
         np.clip(hu, HU_MIN, HU_MAX, out=stacked[row, 0, :height, :width])
@@ -83,16 +84,16 @@ def slice_result(
     if not (_finite(quality_map) and _finite(noise_map) and _all_finite(dose, error)):
         return arrived.reject(ModelReason.NON_FINITE_OUTPUT, "NaN or infinity in the model's output")
     quality = scores.quality_scores(quality_map, mask)
-    model_noise = None
+    noise_of_model = None
     if noise_map is not None:
-        model_noise = scores.model_noise(noise_map, loaded.hu, mask, spec.map_cell)
+        noise_of_model = model_noise(noise_map, loaded.hu, mask, spec.map_cell)
     regional: tuple[RegionScore, ...] = ()
     if quality:
         regional = region_scores(quality_map, regions(loaded, mask), loaded.pixel_spacing_mm)
     strange = _out_of_domain(loaded, mask, noise, spec)
     found = {
         NO_BODY: not quality,
-        NOISE_DISAGREEMENT: noise_disagrees(noise, model_noise),
+        NOISE_DISAGREEMENT: noise_disagrees(noise, noise_of_model),
         OUT_OF_DOMAIN: bool(strange),
     }
     return SliceResult(
@@ -105,7 +106,7 @@ def slice_result(
         size=measured.size,
         ssde_mgy=measured.ssde_mgy,
         reference=measured.reference,
-        model_noise_hu=model_noise,
+        model_noise_hu=noise_of_model,
         expected_error=error,
         flags=(*loaded.ref.flags, *(flag for flag, holds in found.items() if holds)),
         times=_times(arrived, inference, began, now_ms(), warm_up),
@@ -132,7 +133,7 @@ def _all_finite(dose: scores.Dose | None, error: float | None) -> bool:
 
 
 def _out_of_domain(
-    loaded: LoadedSlice, mask: scores.BoolArray, noise_hu: float | None, spec: ModelSpec
+    loaded: LoadedSlice, mask: BoolArray, noise_hu: float | None, spec: ModelSpec
 ) -> tuple[Deviation, ...] | None:
     if spec.domain is None:
         return None

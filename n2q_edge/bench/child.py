@@ -23,7 +23,8 @@ from n2q_edge.bench.inputs import padded
 from n2q_edge.errors import N2QError
 
 if TYPE_CHECKING:
-    from n2q_edge.runtimes.base import FloatArray, Runtime
+    from n2q_edge.arrays import FloatArray
+    from n2q_edge.runtimes.base import Runtime
 
 Answer: TypeAlias = Callable[..., dict[str, Any]]
 """Takes the fields of a command beside `do`, returns the reply."""

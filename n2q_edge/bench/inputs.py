@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import UsageError
-from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.spec import HU_MAX, HU_MIN
 
 SIDE = 512

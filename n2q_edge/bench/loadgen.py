@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.bench.inputs import padded
 from n2q_edge.errors import ModelError, UsageError, require
-from n2q_edge.runtimes.base import FloatArray, Runtime
+from n2q_edge.runtimes.base import Runtime
 
 EXTRA = "loadgen"
 SCENARIOS = ("SingleStream", "Offline")

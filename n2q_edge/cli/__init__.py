@@ -5,8 +5,8 @@ The modules a command needs are imported inside it: `n2q-edge --help` answers at
 
 from __future__ import annotations
 
+import os
 import sys
-import traceback
 from typing import Annotated, Any
 
 import typer
@@ -25,20 +25,41 @@ from n2q_edge.cli import (
     phantom,
     reference,
     send,
+    signals,
     simulate,
     targets,
     train,
     trend,
 )
-from n2q_edge.cli.console import note
+from n2q_edge.cli.console import fail, results, show_tracebacks
 from n2q_edge.errors import ExitCode, N2QError
 
+NAME = "n2q-edge"
+EPILOG = """\b
+Examples:
+  n2q-edge assess series/                      a table on the terminal
+  n2q-edge assess series/ -o report/           report, JSON, CSV and pictures
+  n2q-edge assess series/ --json | jq .        one JSON document
+  n2q-edge assess series/ --fail-below 0.8     exit code 10 if the quality is lower
+  n2q-edge trend --db site.db                  quality over time
+  n2q-edge doctor                              what this machine can run
+
+\b
+Every option can be set in the environment, as N2Q_EDGE_COMMAND_OPTION:
+  N2Q_EDGE_ASSESS_MODEL=n2q-plus n2q-edge assess series/
+
+\b
+Exit codes:
+  0 ok                   5 model problem
+  1 a bug                6 missing package
+  2 usage                7 output not written
+  3 some inputs rejected 10 quality below --fail-below or the policy
+  4 nothing assessed     130 interrupted"""
+
 app = typer.Typer(
-    name="n2q-edge",
+    name=NAME,
     help="No-reference CT image quality at the scanner: quality map, dose level and latency for every slice.",
-    epilog="Exit codes: 0 ok, 1 a bug, 2 usage, 3 some inputs rejected, 4 nothing assessed, 5 model problem, "
-    "6 missing package, 7 output not written, 10 quality below --fail-below or the policy, 130 interrupted.",
-    add_completion=False,
+    epilog=EPILOG,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -50,8 +71,12 @@ PARSER_ERROR: Any = typer.BadParameter.__mro__[1]
 def entry() -> None:
     """The console script."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file name may hold anything
-    sys.exit(main())
+        if stream is not None:  # closed by the caller
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names hold anything
+    code = main()
+    if code == ExitCode.INTERRUPTED:
+        os._exit(code)  # a model that does not end would be waited for; everything is flushed
+    sys.exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,31 +89,41 @@ def main(argv: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in arguments
+    show_tracebacks("--debug" in arguments)
+    wanted = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
-        code = app(
-            args=[argument for argument in arguments if argument != "--debug"],
-            prog_name="n2q-edge",
-            standalone_mode=False,
-        )
-        return int(code or ExitCode.OK)
+        with signals.handled(), results():
+            return int(_command()(args=wanted, prog_name=NAME, standalone_mode=False) or ExitCode.OK)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", ExitCode.INTERRUPTED, debug)
+        return _fail("interrupted", ExitCode.INTERRUPTED)
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # the parser's end when nobody reads its help
+            return int(ExitCode.OK)
+        raise
     except N2QError as error:
-        return _fail(str(error), error.exit_code, debug)
+        return _fail(str(error), error.exit_code)
     except Exception as error:
         if isinstance(error, PARSER_ERROR):
-            return _fail(
-                f"{str(error.format_message()).rstrip('.')}; see 'n2q-edge --help'", ExitCode.USAGE, debug
-            )
+            return _fail(f"{str(error.format_message()).rstrip('.')}; see 'n2q-edge --help'", ExitCode.USAGE)
         message = f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)"
-        return _fail(message, ExitCode.BUG, debug)
+        return _fail(message, ExitCode.BUG)
 
 
-def _fail(message: str, code: ExitCode, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    note(" ".join(message.split()))
+def _command() -> Any:
+    """The parser, with an environment variable for every option: `--fail-below` of `assess` is
+    `N2Q_EDGE_ASSESS_FAIL_BELOW`."""
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        for parameter in command.params:
+            long = [option[2:] for option in parameter.opts if option.startswith("--")]
+            if long:
+                parameter.envvar = f"{NAME}_{name}_{long[0]}".upper().replace("-", "_")
+                parameter.show_envvar = False  # one sentence in the help says it of all
+    return group
+
+
+def _fail(message: str, code: ExitCode) -> int:
+    fail(message)
     return int(code)
 
 

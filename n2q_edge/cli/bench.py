@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from n2q_edge.cli.console import results
+from n2q_edge.cli.console import results, table_console
 from n2q_edge.errors import ExitCode
 
 
@@ -18,27 +18,29 @@ def bench(
     ] = None,
     runtimes: Annotated[
         list[str] | None,
-        typer.Option("--runtime", help="As often as needed; the first is what the others are compared to."),
+        typer.Option("--runtime", help="May be repeated; the first is the baseline."),
     ] = None,
     mode: Annotated[
         list[str] | None,
-        typer.Option(help="latency, throughput or stream, as often as needed; latency if not given."),
+        typer.Option(help="latency, throughput or stream; may be repeated. Default: latency."),
     ] = None,
     series: Annotated[
-        Path | None, typer.Option(help="CT series for stream, and for the slice; else one is made up.")
+        Path | None,
+        typer.Option(help="CT series to stream and to take the slice from; else synthetic."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the runtime; its cores if not given.")
+        int | None,
+        typer.Option(min=1, help="CPU threads of the runtime; one per physical core if not given."),
     ] = None,
-    slices: Annotated[int, typer.Option(min=1, help="Slices a candidate; 662 give a p99.")] = 60,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of every candidate.")] = 5,
-    size: Annotated[int, typer.Option(min=16, help="Side of the made-up slice in pixels.")] = 512,
+    slices: Annotated[int, typer.Option(min=1, help="Slices per candidate; a p99 needs 662.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; every candidate takes a turn in each.")] = 5,
+    size: Annotated[int, typer.Option(min=16, help="Side of the synthetic slice in pixels.")] = 512,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the JSON document here.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw a .png, .svg or .pdf here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot here (.png, .svg or .pdf).")] = None,
     loadgen: Annotated[
-        str | None, typer.Option(help="Also let MLPerf's LoadGen drive: SingleStream or Offline.")
+        str | None, typer.Option(help="Also measure with MLPerf's LoadGen: SingleStream or Offline.")
     ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
@@ -47,8 +49,6 @@ def bench(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> int:
     """Measure how fast models are on this machine, or compare two such measurements."""
-    from rich.console import Console
-
     from n2q_edge.bench import document
 
     if compare:
@@ -56,7 +56,7 @@ def bench(
 
         first, second = document.read(compare[0]), document.read(compare[1])
         with results():
-            render_comparison(first, second, Console(highlight=False))
+            render_comparison(first, second, table_console())
         return int(ExitCode.OK)
     from n2q_edge.bench.measure import Candidate, Plan, measure
     from n2q_edge.bench.table import render
@@ -79,5 +79,5 @@ def bench(
         write(measured, plot)
     if not quiet:
         with results():
-            render(measured, Console(highlight=False))
+            render(measured, table_console())
     return int(ExitCode.OK)

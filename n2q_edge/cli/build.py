@@ -35,7 +35,7 @@ def build(
         typer.Option(help="Height x width of the slices in pixels. Default: the target's, 512x512."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Slices an inference. Default: the target's, 1.")
+        int | None, typer.Option(min=1, help="Slices per inference (batch size). Default: the target's, 1.")
     ] = None,
     out: Annotated[
         Path | None,

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from n2q_edge.cli.console import results
+from n2q_edge.cli.console import results, table_console
 from n2q_edge.errors import ExitCode
 
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
-    """Say what this machine can run: Python, runtimes, GPU and driver, the released model."""
+    """Show what this machine can run: Python, runtimes, GPU and driver, the released models."""
     from n2q_edge.doctor import examine, render
 
     findings = examine()
@@ -23,7 +23,5 @@ def doctor(
 
             print(json.dumps(findings, indent=1, allow_nan=False))
         else:
-            from rich.console import Console
-
-            render(findings, Console(highlight=False))
+            render(findings, table_console())
     return int(ExitCode.OK)

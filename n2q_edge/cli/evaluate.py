@@ -15,27 +15,27 @@ def evaluate(
     recipes: Annotated[
         list[Path], typer.Argument(metavar="RECIPE", help="Recipes with a checkpoint, e.g. export/*.toml.")
     ],
-    data: Annotated[list[Path], typer.Option(help="A folder of CT series; give it as often as needed.")],
+    data: Annotated[list[Path], typer.Option(help="A folder of CT series; may be repeated.")],
     out: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--out",
-            help="Folder of RESULTS.md, results.json and figures; the first recipe's if not given.",
+            help="Folder for RESULTS.md, results.json and figures; that of the first recipe if not given.",
         ),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the noise cache and of stored scores.")] = Path(
+    runs: Annotated[Path, typer.Option(help="Folder for the noise cache and the stored scores.")] = Path(
         "runs"
     ),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     slices_per_patient: Annotated[
-        int | None, typer.Option(min=1, help="At most so many test slices of a patient; all if not given.")
+        int | None, typer.Option(min=1, help="At most this many test slices per patient; all if not given.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
 ) -> int:
     """Compare trained systems, model-free baselines and, on phantoms, the best possible one.
 
-    Goes on where it was interrupted; a system whose checkpoint did not change is not evaluated again.
+    Resumes where it was interrupted; a system whose checkpoint did not change is not evaluated again.
     """
     from n2q_edge.cli.progress import gauge
     from n2q_edge.errors import require

@@ -17,7 +17,7 @@ def inspect(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
-    """Say what a model file is, without a GPU; exit code 5 if it would be refused."""
+    """Describe a model file, without a GPU; exit code 5 if it would be refused."""
     from n2q_edge.model.inspect import explain, lines
 
     found = explain(model)

@@ -13,10 +13,10 @@ from n2q_edge.errors import ExitCode
 
 def phantom(
     out: Annotated[Path, typer.Argument(help="The folder to write the series to; new or empty.")],
-    slices: Annotated[int, typer.Option(help="How many, over 120 mm.")] = 24,
+    slices: Annotated[int, typer.Option(help="Number of slices, over 120 mm.")] = 24,
     dose: Annotated[float, typer.Option(help="Dose in percent of full dose.")] = 25,
-    full_dose: Annotated[bool, typer.Option("--full-dose", help="Write the full-dose twin, too.")] = False,
-    seed: Annotated[int, typer.Option(help="Another seed is another patient and other noise.")] = 0,
+    full_dose: Annotated[bool, typer.Option("--full-dose", help="Also write the full-dose twin.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the patient and of the noise.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Write a synthetic CT series whose dose is known."""

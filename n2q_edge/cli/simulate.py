@@ -15,9 +15,9 @@ def simulate(
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH", help="DICOM files and folders of a full-dose CT.")
     ],
-    dose: Annotated[float, typer.Option(help="Percent of the dose of the input.")],
+    dose: Annotated[float, typer.Option(help="Dose to simulate, in percent of the input's dose.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write to; new or empty.")],
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes.")] = False,
 ) -> int:
     """Write a CT series as it would look at a lower dose."""

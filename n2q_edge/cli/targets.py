@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from n2q_edge.cli.console import results
+from n2q_edge.cli.console import results, table_console
 from n2q_edge.errors import ExitCode
 
 
@@ -23,7 +23,5 @@ def targets(
 
             print(json.dumps([asdict(profile) for profile in profiles()], indent=1))
         else:
-            from rich.console import Console
-
-            render(profiles(), Console(highlight=False))
+            render(profiles(), table_console())
     return int(ExitCode.OK)

@@ -16,7 +16,7 @@ def train(
         list[Path], typer.Argument(metavar="RECIPE", help="Recipes, e.g. export/n2q.toml or export/*.toml.")
     ],
     data: Annotated[
-        list[Path] | None, typer.Option(help="A folder of CT series; give it as often as needed.")
+        list[Path] | None, typer.Option(help="A folder of CT series; may be given several times.")
     ] = None,
     pairs: Annotated[
         tuple[Path, Path] | None,
@@ -25,32 +25,38 @@ def train(
         ),
     ] = None,
     low_dose: Annotated[
-        float, typer.Option("--low-dose", help="Dose of --pairs' LOW as a fraction of FULL's.")
+        float, typer.Option("--low-dose", help="Dose of LOW in --pairs, as a fraction of FULL.")
     ] = 0.25,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Folder of checkpoints and metrics; the recipe's if not given."),
+        typer.Option("-o", "--out", help="Folder for checkpoints and metrics; that of --runs if not given."),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the noise cache and the run's state.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder for the noise cache and the state of the run.")] = Path(
+        "runs"
+    ),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Go on where the last run was interrupted.")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace checkpoints and metrics that exist.")
+    ] = False,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Training time of each system (processor time on a CPU), if not all steps."),
+        typer.Option(min=0, help="Limit the training time of each system (processor time on a CPU)."),
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option(help="Begin with this checkpoint of a compact network, pruned or enlarged to fit."),
+        typer.Option(help="Start from this checkpoint of a compact network, pruned or enlarged to fit."),
     ] = None,
     teacher: Annotated[
         Path | None,
-        typer.Option(help="Learn from this checkpoint's quality maps, too: for small compact networks."),
+        typer.Option(help="Also learn from the quality maps of this checkpoint, for small compact networks."),
     ] = None,
     evaluation: Annotated[
-        bool, typer.Option("--evaluation/--no-evaluation", help="Evaluate on the patients held out.")
+        bool, typer.Option("--evaluation/--no-evaluation", help="Evaluate on the held-out patients.")
     ] = True,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the loss: faster steps, a minute of preparation.")
+        bool,
+        typer.Option("--compile", help="torch.compile the loss: faster steps after a minute of compilation."),
     ] = False,
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Compact networks: layers in bfloat16, if the device has it.")
@@ -59,10 +65,11 @@ def train(
 ) -> int:
     """Train systems on simulated or measured low doses of CT series, and evaluate them on other patients.
 
-    Goes on where it was interrupted: finished systems are not trained again.
+    Resumes where it was interrupted: finished systems are not trained again.
     """
     from n2q_edge.cli.progress import gauge
     from n2q_edge.errors import require
+    from n2q_edge.files import refuse_existing
 
     require("torch", "train")
     from n2q_edge.dataset.pairs import MeasuredPairs
@@ -74,15 +81,17 @@ def train(
         if left_out and not quiet:
             note(f"left out: {left_out}")
 
-    for recipe in recipes:
-        load_recipe(recipe)  # what is wrong with the last is said before the first is trained
+    folder = out or runs
+    for recipe in recipes:  # what is wrong with the last is said before the first is trained
+        made = folder / load_recipe(recipe).checkpoint.name
+        refuse_existing([made, made.with_suffix(".metrics.json")], overwrite)
     for recipe in recipes:
         with gauge(quiet=quiet) as show:
             result = run_training(
                 recipe,
                 data or [],
                 pairs=MeasuredPairs(*pairs, low_dose) if pairs else None,
-                out=out,
+                out=folder,
                 runs=runs,
                 device=device,
                 minutes=minutes,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from n2q_edge.cli.console import note, results
+from n2q_edge.cli.console import note, results, table_console
 from n2q_edge.errors import ExitCode
-
-if TYPE_CHECKING:
-    pass
 
 
 def trend(
@@ -21,13 +18,13 @@ def trend(
         str, typer.Option(help="Group by any of scanner, protocol, kernel, body_part.")
     ] = "scanner,protocol,kernel",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write a page of charts here.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row a series on stdout, no table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One CSV row per series, no table.")] = False,
     dose: Annotated[
         bool, typer.Option("--dose", help="Noise and quality against the dose reports instead.")
     ] = False,
     policy: Annotated[
         Path | None,
-        typer.Option(help="TOML: judge the stored scores by it; the default policy if not given."),
+        typer.Option(help="Policy (TOML) to judge the stored scores by; else the default policy."),
     ] = None,
 ) -> int:
     """Show quality over time, with control limits and outliers, from a trend database."""
@@ -44,11 +41,9 @@ def trend(
         if as_csv:
             sys.stdout.write(groups.to_csv(found, keys))
         else:
-            from rich.console import Console
-
             from n2q_edge.trends.table import render
 
-            render(found, Console(highlight=False))
+            render(found, table_console())
     if out:
         from n2q_edge.trends.page import to_html
 

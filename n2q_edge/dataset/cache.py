@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from n2q_edge.quality.scores import body_mask, global_noise_level
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.simulation.noise import NoiseBasis, dose_factors, noise_basis, normals
 
 QUANTUM_IMAGES = 6

@@ -13,7 +13,7 @@ from n2q_edge.dataset.cache import CachedSlice, SourceSlice
 from n2q_edge.dataset.pairs import MeasuredPairs, Pair, match, same_anatomy
 from n2q_edge.dicom import Rejected, SliceReader, SliceRef, scan
 from n2q_edge.errors import UsageError
-from n2q_edge.simulation.calibration import NoiseCalibrationError
+from n2q_edge.simulation.patches import NoiseCalibrationError
 
 INDEX = "index.csv"  # columns `path`, `patient`, `split`: an explicit split that comes with the data
 HELD_OUT_SHARE = 0.2

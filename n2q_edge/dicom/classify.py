@@ -41,7 +41,7 @@ def check_object(header: Header) -> None:
         raise Refusal(_kind_of_other(header, sop_class))
     if modality not in ("CT", ""):
         raise Refusal(Reason.NOT_CT)
-    check_image_type(header.texts(tags.IMAGE_TYPE))
+    check_image_type(header.text(tags.IMAGE_TYPE))
     samples = header.integer(tags.SAMPLES_PER_PIXEL)
     if samples not in (None, 1) or header.text(tags.PHOTOMETRIC_INTERPRETATION) == "PALETTE COLOR":
         raise Refusal(Reason.SECONDARY_CAPTURE)

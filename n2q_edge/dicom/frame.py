@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from n2q_edge.dicom import plausible, tags
 from n2q_edge.dicom.classify import CT_IMAGE
-from n2q_edge.dicom.products import check_image_type, check_rescale_type, is_axial, is_spectral
+from n2q_edge.dicom.products import check_image_type, check_rescale_type, is_axial
 from n2q_edge.dicom.reasons import Reason, Refusal
 from n2q_edge.dicom.records import Exposure, PixelLayout, Triple
 from n2q_edge.dicom.values import Elements, parse_numbers
@@ -38,12 +39,10 @@ def read_frame(elements: Elements, layout: PixelLayout, has_own_position: bool) 
     Raises:
         Refusal: the frame is not in HU or not a slice.
     """
-    image_type = _image_type(elements)
-    check_image_type(image_type)
+    image = check_image_type(elements.text(tags.FRAME_TYPE) or elements.text(tags.IMAGE_TYPE))
     rescale_type = elements.text(tags.RESCALE_TYPE).upper()
     check_rescale_type(rescale_type)
-    derived = image_type[:1] == ["DERIVED"]
-    if rescale_type == "US" and derived and elements.text(tags.SOP_CLASS_UID) != CT_IMAGE:
+    if rescale_type == "US" and image.derived and elements.text(tags.SOP_CLASS_UID) != CT_IMAGE:
         raise Refusal(Reason.NOT_HU)  # PS3.3 C.8.15.3.10: enhanced CT in HU says HU
     slope = _rescale("Rescale Slope", elements.text(tags.RESCALE_SLOPE))
     intercept = _rescale("Rescale Intercept", elements.text(tags.RESCALE_INTERCEPT))
@@ -51,10 +50,10 @@ def read_frame(elements: Elements, layout: PixelLayout, has_own_position: bool) 
     geometry = _Geometry(elements)
     exposure, doubtful = read_exposure(elements)
     conditions = {
-        "derived": derived,
+        "derived": image.derived,
         "rescale_type_unspecified": rescale_type == "US",
-        "non_axial": not is_axial(geometry.orientation, image_type),
-        "spectral_product": is_spectral(image_type),
+        "non_axial": not is_axial(geometry.orientation, image),
+        "spectral_product": image.spectral,
         "implausible_geometry": geometry.implausible,
         "doubtful_exposure": doubtful,
     }
@@ -99,33 +98,40 @@ class _Geometry:
 
     def __init__(self, elements: Elements) -> None:
         self.implausible = False
-        spacing = self._numbers(elements, tags.PIXEL_SPACING, 2, _all_within(plausible.SPACING_MM))
-        position = self._numbers(elements, tags.IMAGE_POSITION, 3, plausible.is_position)
-        thickness = self._numbers(elements, tags.SLICE_THICKNESS, 1, _all_within(plausible.THICKNESS_MM))
-        self.orientation = self._numbers(elements, tags.IMAGE_ORIENTATION, 6, plausible.are_axes)
-        self.spacing = (spacing[0], spacing[1]) if spacing else None
+        position = self._read(elements, tags.IMAGE_POSITION)
+        spacing = self._read(elements, tags.PIXEL_SPACING)
+        thickness = self._read(elements, tags.SLICE_THICKNESS)
         self.position = (position[0], position[1], position[2]) if position else None
+        self.orientation = self._read(elements, tags.IMAGE_ORIENTATION)
+        self.spacing = (spacing[0], spacing[1]) if spacing else None
         self.thickness = thickness[0] if thickness else None
 
-    def _numbers(
-        self, elements: Elements, tag: int, count: int, is_plausible: Callable[[tuple[float, ...]], bool]
-    ) -> tuple[float, ...] | None:
-        if not elements.text(tag):
+    def _read(self, elements: Elements, tag: int) -> tuple[float, ...] | None:
+        text = elements.text(tag)
+        if not text:
             return None
-        values = elements.numbers(tag)
-        if values is not None and len(values) == count and is_plausible(values):
-            return values
-        self.implausible = True
-        return None
+        values = _plausible_numbers(tag, text)
+        self.implausible = self.implausible or values is None
+        return values
 
 
-def _all_within(limits: plausible.Range) -> Callable[[tuple[float, ...]], bool]:
+@lru_cache(maxsize=256)  # slices of a series share most of them, and then one object
+def _plausible_numbers(tag: int, text: str) -> tuple[float, ...] | None:
+    count, is_plausible = _GEOMETRY[tag]
+    values = parse_numbers(text)
+    return values if values is not None and len(values) == count and is_plausible(values) else None
+
+
+def _all_within(limits: plausible.Range) -> Callable[[Sequence[float]], bool]:
     return lambda values: all(plausible.within(value, limits) for value in values)
 
 
-def _image_type(elements: Elements) -> list[str]:
-    values = elements.texts(tags.FRAME_TYPE) or elements.texts(tags.IMAGE_TYPE)
-    return [value.strip().upper() for value in values]
+_GEOMETRY: dict[int, tuple[int, Callable[[Sequence[float]], bool]]] = {
+    tags.IMAGE_POSITION: (3, plausible.is_position),
+    tags.IMAGE_ORIENTATION: (6, plausible.are_axes),
+    tags.PIXEL_SPACING: (2, _all_within(plausible.SPACING_MM)),
+    tags.SLICE_THICKNESS: (1, _all_within(plausible.THICKNESS_MM)),
+}
 
 
 def _rescale(name: str, text: str) -> float:

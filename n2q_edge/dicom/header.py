@@ -28,7 +28,7 @@ PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
 
 MAX_VALUE = 64 * 1024  # no value asked for is larger
-MAX_SEQUENCE = 256 * 1024 * 1024  # functional groups of 100,000 frames
+MAX_SEQUENCE = 256 * 1024 * 1024  # functional groups of tens of thousands of frames
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,10 @@ from n2q_edge.dicom.records import PixelLayout, SliceRef, Source, SourceHeader
 
 LOSSY_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"})
 
+_SOURCE_TAGS = tuple(sorted(tags.SOURCE))
 
-@dataclass(frozen=True)
+
+@dataclass
 class Image:
     """One file with at least one slice, before grouping.
 
@@ -150,6 +152,7 @@ def _patient_key(header: Header) -> str:
 
 
 def _source(header: Header) -> SourceHeader:
-    values = tuple((tag, header.values[tag]) for tag in sorted(tags.SOURCE) if tag in header.values)
+    found = header.values
+    values = tuple([(tag, found[tag]) for tag in _SOURCE_TAGS if tag in found])
     codes = header.sequences.get(tags.DEIDENTIFICATION_CODES, b"")
     return SourceHeader(values, codes, header.explicit, header.little)

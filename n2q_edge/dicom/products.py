@@ -19,6 +19,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from n2q_edge.dicom.reasons import Reason, Refusal
 
@@ -69,25 +71,59 @@ _OTHER_PLANE = _any_of(OTHER_PLANES)
 _RESLICED = _any_of(RESLICED)
 
 
-def _spelled(image_type: Sequence[str]) -> str:
-    """Its values as one text of words between underscores, so that a term is found as `_TERM_`."""
-    return "_" + "__".join(re.sub(r"[^A-Z0-9]+", "_", value.upper()).strip("_") for value in image_type) + "_"
+@dataclass(frozen=True)
+class Product:
+    """What Image Type, or the Frame Type of one frame, says an image is.
+
+    Attributes:
+        reason: why it is no slice in HU; None if it may be one.
+        derived: it was computed from other images.
+        spectral: it is in HU, but computed from several energies: monoenergetic, virtual non-contrast.
+        resliced: it was cut out of a volume (MPR).
+        other_plane: it says to be coronal or sagittal.
+    """
+
+    reason: Reason | None
+    derived: bool
+    spectral: bool
+    resliced: bool
+    other_plane: bool
 
 
-def check_image_type(image_type: Sequence[str]) -> None:
+@lru_cache(maxsize=256)  # slices of a series share one
+def product(image_type: str) -> Product:
+    """What an image is, by its values of Image Type as they are written: `ORIGINAL\\PRIMARY\\AXIAL`."""
+    values = image_type.upper().split("\\")
+    # Words between underscores, so that a term is found as `_TERM_`.
+    spelled = "_" + "__".join(re.sub(r"[^A-Z0-9]+", "_", value).strip("_") for value in values) + "_"
+    derived = values[0].strip(" \0") == "DERIVED"
+    reason = None
+    if _LOCALIZER.search(spelled):
+        reason = Reason.LOCALIZER
+    elif _SHEET.search(spelled):
+        reason = Reason.SECONDARY_CAPTURE
+    # ORIGINAL\PRIMARY\PERFUSION is a slice of a perfusion scan, in HU; a DERIVED one is a map.
+    elif _NOT_HU.search(spelled) or ("_DERIVED_" in spelled and "_PERFUSION_" in spelled):
+        reason = Reason.NOT_HU
+    return Product(
+        reason,
+        derived,
+        bool(_SPECTRAL.search(spelled)),
+        bool(_RESLICED.search(spelled)),
+        bool(_OTHER_PLANE.search(spelled)),
+    )
+
+
+def check_image_type(image_type: str) -> Product:
     """Check Image Type, or the Frame Type of one frame of an enhanced image.
 
     Raises:
         Refusal: a localizer, a captured screen, or values that are not HU.
     """
-    spelled = _spelled(image_type)
-    if _LOCALIZER.search(spelled):
-        raise Refusal(Reason.LOCALIZER)
-    if _SHEET.search(spelled):
-        raise Refusal(Reason.SECONDARY_CAPTURE)
-    # ORIGINAL\PRIMARY\PERFUSION is a slice of a perfusion scan, in HU; a DERIVED one is a map.
-    if _NOT_HU.search(spelled) or ("_DERIVED_" in spelled and "_PERFUSION_" in spelled):
-        raise Refusal(Reason.NOT_HU)
+    found = product(image_type)
+    if found.reason is not None:
+        raise Refusal(found.reason)
+    return found
 
 
 def check_rescale_type(rescale_type: str) -> None:
@@ -100,12 +136,7 @@ def check_rescale_type(rescale_type: str) -> None:
         raise Refusal(Reason.NOT_HU)
 
 
-def is_spectral(image_type: Sequence[str]) -> bool:
-    """Whether a slice in HU was computed from several energies: monoenergetic, virtual non-contrast."""
-    return bool(_SPECTRAL.search(_spelled(image_type)))
-
-
-def is_axial(orientation: Sequence[float] | None, image_type: Sequence[str]) -> bool:
+def is_axial(orientation: Sequence[float] | None, image: Product) -> bool:
     """Whether a slice lies across the patient.
 
     A tilted gantry still scans axial slices; a plane cut out of a volume afterwards (MPR) is axial only
@@ -113,11 +144,10 @@ def is_axial(orientation: Sequence[float] | None, image_type: Sequence[str]) -> 
 
     Args:
         orientation: Image Orientation (Patient), unit vectors; None if unknown: Image Type decides alone.
-        image_type: the values of Image Type or Frame Type.
+        image: what Image Type says.
     """
-    spelled = _spelled(image_type)
     if orientation is None:
-        return not _OTHER_PLANE.search(spelled)
+        return not image.other_plane
     (a, b, _), (c, d, _) = orientation[:3], orientation[3:]
-    most = ALIGNED_DEGREES if _RESLICED.search(spelled) else GANTRY_DEGREES
+    most = ALIGNED_DEGREES if image.resliced else GANTRY_DEGREES
     return abs(a * d - b * c) >= math.cos(math.radians(most))  # z of the normal: row x column

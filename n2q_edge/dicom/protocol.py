@@ -17,6 +17,18 @@ TEXTS = {
     "series_description": tags.SERIES_DESCRIPTION,
 }
 
+NAMES = (
+    *TEXTS,
+    "kvp",
+    "tube_current_ma",
+    "exposure_mas",
+    "ctdivol",
+    "pitch",
+    "slice_thickness_mm",
+    "kernel",
+)
+"""All that a protocol has."""
+
 
 def read_protocol(header: Elements, frame: Elements, ref: SliceRef) -> dict[str, Any]:
     """The acquisition protocol of one image.

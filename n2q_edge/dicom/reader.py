@@ -8,11 +8,15 @@ from time import perf_counter_ns
 from types import TracebackType
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from n2q_edge.dicom.archives import ARCHIVE_ERRORS, Opener, os_detail
 from n2q_edge.dicom.codecs import decode
 from n2q_edge.dicom.fragments import Fragment, index_frames, read_frame
 from n2q_edge.dicom.header import DEFLATED, NATIVE_SYNTAXES, inflated
 from n2q_edge.dicom.hounsfield import native_values, to_hu
+from n2q_edge.dicom.nifti import Volume, is_nifti, load_slice, open_volume
 from n2q_edge.dicom.reasons import Reason, Refusal, Rejected, unexpected
 from n2q_edge.dicom.records import LoadedSlice, Series, SliceRef, Source
 
@@ -39,11 +43,18 @@ class SliceReader:
     def __init__(self) -> None:
         self._opener = Opener()
         self._file: _OpenFile | None = None
+        self._volume: Volume | None = None  # of the NIfTI file last read from
 
     def load(self, ref: SliceRef) -> LoadedSlice | Rejected:
         """Read and decode one slice; a `Rejected` if it cannot be."""
         try:
             start = perf_counter_ns()
+            if ref.source.member is None and is_nifti(ref.source.file):
+                self._volume = open_volume(ref.source.file, ref.stamp)
+                read = perf_counter_ns()
+                hu = load_slice(self._volume, ref)
+                decoded = perf_counter_ns()
+                return _loaded(ref, hu, start, read, decoded)
             data = self._read(ref)
             read = perf_counter_ns()
             if ref.layout.transfer_syntax in NATIVE_SYNTAXES:
@@ -57,11 +68,12 @@ class SliceReader:
         except Exception as error:  # whatever was not thought of costs this slice, never the run
             self._close_file()
             return _rejected(ref, Reason.DECODE_FAILED, unexpected(error))
-        return LoadedSlice(ref, hu, ref.pixel_spacing_mm, (read - start) / 1e6, (decoded - read) / 1e6)
+        return _loaded(ref, hu, start, read, decoded)
 
     def close(self) -> None:
         """Close what is open. Closing twice is harmless."""
         self._close_file()
+        self._volume = None
         self._opener.close()
 
     def __enter__(self) -> SliceReader:
@@ -105,6 +117,10 @@ class SliceReader:
         if self._file is not None:
             self._file.data.close()
             self._file = None
+
+
+def _loaded(ref: SliceRef, hu: NDArray[np.float32], start: int, read: int, decoded: int) -> LoadedSlice:
+    return LoadedSlice(ref, hu, ref.pixel_spacing_mm, (read - start) / 1e6, (decoded - read) / 1e6)
 
 
 def _rejected(ref: SliceRef, reason: Reason, detail: str) -> Rejected:

@@ -73,6 +73,11 @@ class Reason(str, Enum):
         "A derived image whose values are not a slice's HU: perfusion or material map, subtraction, MIP.",
     )
 
+    MISSING_PACKAGE = (
+        "missing_package",
+        REJECTED,
+        "Such files need a package that is not installed; the detail names it.",
+    )
     EMPTY_FILE = "empty_file", REJECTED, "The file has no bytes."
     TRUNCATED = "truncated", REJECTED, "The file ends before its DICOM content does."
     UNREADABLE = (

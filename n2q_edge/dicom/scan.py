@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from n2q_edge.dicom import tags
 from n2q_edge.dicom.archives import ARCHIVE_ERRORS, Opener, check_not_packed, os_detail
 from n2q_edge.dicom.header import read_header
 from n2q_edge.dicom.image import Image, read_image, sop_instance_uid
+from n2q_edge.dicom.nifti import is_nifti, read_nifti
 from n2q_edge.dicom.order import make_series
 from n2q_edge.dicom.reasons import Reason, Refusal, Rejected, Skipped, unexpected
 from n2q_edge.dicom.records import Inventory, Source, SourceHeader
@@ -19,9 +19,9 @@ from n2q_edge.dicom.sources import find
 def scan(paths: Sequence[Path], on_file: Callable[[int], None] | None = None) -> Inventory:
     """Read the header of every file under `paths` and sort CT slices into series.
 
-    A path may be a file, a folder (walked as a tree, links followed, loops not), a zip archive, or a
-    DICOMDIR, which means the files it lists. In a tree, files that end in `.zip` are opened, and a DICOMDIR
-    is skipped since what it lists is found anyway. No pixels are read.
+    A path may be a DICOM or NIfTI file, a folder (walked as a tree, links followed, loops not), a zip
+    archive, or a DICOMDIR, which means the files it lists. In a tree, files that end in `.zip` are opened,
+    and a DICOMDIR is skipped since what it lists is found anyway. No pixels are read.
 
     Args:
         paths: where to look.
@@ -39,8 +39,8 @@ def scan(paths: Sequence[Path], on_file: Callable[[int], None] | None = None) ->
         for found in find(paths):
             outcome = examine(found, opener) if isinstance(found, Source) else found
             if isinstance(outcome, Image):
-                header = headers.setdefault(outcome.header, outcome.header)
-                images.append(replace(outcome, header=header))
+                outcome.header = headers.setdefault(outcome.header, outcome.header)
+                images.append(outcome)
                 rejected += [other for other in outcome.others if isinstance(other, Rejected)]
                 skipped += [other for other in outcome.others if isinstance(other, Skipped)]
             elif isinstance(outcome, Rejected):
@@ -57,6 +57,8 @@ def examine(source: Source, opener: Opener) -> Image | Rejected | Skipped:
     """What one file is."""
     uid = ""
     try:
+        if source.member is None and is_nifti(source.file):
+            return read_nifti(source)
         file, stamp = opener.open(source)
         with file:
             try:

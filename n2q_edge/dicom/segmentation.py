@@ -17,13 +17,31 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from n2q_edge.arrays import BoolArray
 from n2q_edge.dicom.order import SAME_DIRECTION, plane_normal
 from n2q_edge.dicom.records import Inventory, LoadedSlice, SliceRef
-from n2q_edge.dicom_out.structured_report import SegmentReference
 from n2q_edge.errors import UsageError, require
-from n2q_edge.quality.scores import BoolArray
 
 NEAR_MM = 0.5  # a frame that is farther from a slice's plane, or than half a slice, is not of this slice
+
+
+@dataclass(frozen=True)
+class SegmentReference:
+    """A segment of a Segmentation (PS3.3 A.51).
+
+    Attributes:
+        sop_class_uid: of the segmentation.
+        sop_instance_uid: of the segmentation.
+        series_instance_uid: of the segmentation.
+        study_instance_uid: of the segmentation.
+        number: Segment Number.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    number: int
 
 
 @dataclass(frozen=True)

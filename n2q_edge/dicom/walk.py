@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NoReturn
 
 from n2q_edge.dicom.reasons import Reason, Refusal
 
@@ -19,9 +19,7 @@ PIXEL_GROUP = 0x7FE0
 UNDEFINED = 0xFFFFFFFF
 WINDOW = 16 * 1024  # one read covers most headers
 MAX_DEPTH = 64
-MAX_ELEMENTS = (
-    5_000_000  # 50 for each of 100,000 frames; seconds, where gigabytes of empty elements take hours
-)
+MAX_ELEMENTS = 2_000_000  # 100 for each of 20,000 frames; gigabytes of empty ones would take hours
 LONG_HEAD = 12  # bytes of an element before its value, at most
 
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -104,12 +102,16 @@ class Walker:
             if tag in wanted:
                 values[tag] = buffer[at + 8 : end]
             at = end
-        self._spend((at + offset - position) // 8)  # no fewer bytes an element
+        self._left -= (at + offset - position) // 8  # no fewer bytes an element
+        if self._left < 0:
+            self._refuse()
         return at + offset
 
     def head(self, position: int, explicit: bool) -> tuple[int, str | None, int, int] | None:
         """(tag, VR, offset of the value, length) of an element; None if the file ends in it."""
-        self._spend(1)
+        self._left -= 1
+        if self._left < 0:
+            self._refuse()
         head = self.window.read(position, LONG_HEAD)
         if len(head) < 8:
             return None
@@ -210,10 +212,9 @@ class Walker:
             yield start, end, explicit
             position = end
 
-    def _spend(self, elements: int) -> None:
-        self._left -= elements
-        if self._left < 0:
-            raise Refusal(Reason.CORRUPT_HEADER, f"more than {MAX_ELEMENTS} elements")
+    @staticmethod
+    def _refuse() -> NoReturn:
+        raise Refusal(Reason.CORRUPT_HEADER, f"more than {MAX_ELEMENTS} elements")
 
     def _explicit_inside(self, vr: str | None) -> bool:
         """PS3.5 6.2.2: a UN element of undefined length holds an implicit VR sequence."""

@@ -8,17 +8,14 @@ from __future__ import annotations
 from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias
 from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.files import write_file
-
-FloatArray: TypeAlias = NDArray[np.float32]
 
 RESCALE_INTERCEPT = -1024
 STORED_MIN, STORED_MAX = -32768, 32767  # signed 16-bit

@@ -21,6 +21,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from n2q_edge import __version__
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import SeriesReport, SliceResult
 from n2q_edge.assessment.summary import SeriesSummary
 from n2q_edge.dicom.segmentation import Segment
@@ -42,7 +43,6 @@ from n2q_edge.files import make_folder
 from n2q_edge.quality.overlay import Rgb
 from n2q_edge.quality.policy import Judgement
 from n2q_edge.quality.regions import RegionSummary
-from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import ModelSpec
 
@@ -133,6 +133,7 @@ class DicomWriter:
         runtime: Mapping[str, Any],
         *,
         segments: Sequence[Segment] = (),
+        on_folder: Callable[[Path], None] = lambda folder: None,
         maps_only: bool = False,
     ) -> None:
         """Make the folder, and remove the objects of an earlier run, which would pass for this one's.
@@ -142,6 +143,7 @@ class DicomWriter:
             spec: of the model.
             runtime: what `Runtime.describe` says.
             segments: of the segmentation the regions are from; none for tissue classes.
+            on_folder: called with the folder of a series before it gets its name.
             maps_only: neither overlays nor a report.
 
         Raises:
@@ -152,7 +154,7 @@ class DicomWriter:
         self.series: list[SeriesObjects] = []
         self.error: OutputError | None = None
         self.folder = out / "dicom"
-        self._spec = spec
+        self._spec, self._on_folder = spec, on_folder
         self._algorithm = algorithm_of(spec, runtime)
         self._maps_only = maps_only
         self._model = str(runtime.get("model_sha256"))
@@ -214,6 +216,7 @@ class DicomWriter:
         folder = self.folder / f"series{report.number:03d}"
         with _output(folder):
             if staged:
+                self._on_folder(folder)
                 collected.folder.rename(folder)
             else:
                 collected.folder.rmdir()

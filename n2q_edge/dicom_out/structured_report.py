@@ -16,6 +16,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from n2q_edge import __version__
+from n2q_edge.dicom.segmentation import SegmentReference
 from n2q_edge.dicom_out import codes
 from n2q_edge.dicom_out.ct_image import stable_uid
 from n2q_edge.dicom_out.source_header import (
@@ -48,25 +49,6 @@ class Value:
     value: float
     unit: Code
     derivation: Code | None = None
-
-
-@dataclass(frozen=True)
-class SegmentReference:
-    """A segment of a Segmentation (PS3.3 A.51).
-
-    Attributes:
-        sop_class_uid: of the segmentation.
-        sop_instance_uid: of the segmentation.
-        series_instance_uid: of the segmentation.
-        study_instance_uid: of the segmentation.
-        number: Segment Number.
-    """
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    series_instance_uid: str
-    study_instance_uid: str
-    number: int
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,13 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-from n2q_edge.evaluation.cases import BoolArray, Case, FloatArray, Scan
+from n2q_edge.arrays import BoolArray, FloatArray
+from n2q_edge.evaluation.cases import Case, Scan
 from n2q_edge.evaluation.predictions import Answer, Answerer, Prediction
 from n2q_edge.evaluation.ssim import gaussian_blur, ssim_map
 from n2q_edge.network.preprocess import Window
-from n2q_edge.quality.scores import body_mask, global_noise_level
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.spec import ModelSpec
 
 Float64Array = NDArray[np.float64]

@@ -13,16 +13,15 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from n2q_edge.arrays import BoolArray, FloatArray, bounding_box
 from n2q_edge.dataset.cache import CachedSlice
 from n2q_edge.evaluation import paper
 from n2q_edge.evaluation.ssim import ssim_map
 from n2q_edge.network.preprocess import Window
-from n2q_edge.quality.scores import body_mask
+from n2q_edge.quality.body import body_mask
 from n2q_edge.simulation.noise import NoiseBasis, inserted_noise
 from n2q_edge.spec import HU_MAX, HU_MIN, ModelSpec
 
-FloatArray = NDArray[np.float32]
-BoolArray = NDArray[np.bool_]
 Box = tuple[slice, slice]
 
 WINDOW_SMOOTHING = 1.5  # pixels: "in the window" is asked of the smoothed full-dose slice
@@ -118,7 +117,7 @@ def make_cases(full: FullDose, noise: Iterator[FloatArray], spec: ModelSpec) -> 
     body, inside = regions(full.hu, full.pixel_mm, spec)
     if not inside.any():
         return
-    box = _around(body)
+    box = bounding_box(body, SCORED_MARGIN)
     whole = (slice(0, paper.SIZE),) * 2
     for dose, inserted in zip(spec.dose_levels, noise, strict=True):
         low = np.clip(full.hu + inserted, HU_MIN, HU_MAX)
@@ -150,15 +149,3 @@ def true_quality(low: FloatArray, full: FloatArray, spec: ModelSpec) -> FloatArr
     window = Window(spec.window_center, spec.window_width)
     image, reference = (window(torch.from_numpy(hu.astype(np.float64))[None, None]) for hu in (low, full))
     return np.asarray(ssim_map(image, reference, spec.ssim)[0, 0].numpy(), dtype=np.float32)
-
-
-def _around(mask: BoolArray) -> Box:
-    """The bounding box of a mask and `SCORED_MARGIN` pixels around it, within the image."""
-    rows, columns = (
-        slice(max(0, int(line[0]) - SCORED_MARGIN), min(size, int(line[-1]) + 1 + SCORED_MARGIN))
-        for line, size in (
-            (np.flatnonzero(mask.any(axis=1)), mask.shape[0]),
-            (np.flatnonzero(mask.any(axis=0)), mask.shape[1]),
-        )
-    )
-    return rows, columns

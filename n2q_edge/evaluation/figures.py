@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import require
 from n2q_edge.evaluation.baselines import NAMES as BASELINES
-from n2q_edge.evaluation.cases import Case, FloatArray
+from n2q_edge.evaluation.cases import Case
 from n2q_edge.evaluation.comparison import Comparison, Row
 from n2q_edge.evaluation.oracle import phantom_slices
 from n2q_edge.evaluation.scores import summary

@@ -24,14 +24,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.evaluation import paper
-from n2q_edge.evaluation.cases import Case, FloatArray, FullDose, make_cases
+from n2q_edge.evaluation.cases import Case, FullDose, make_cases
 from n2q_edge.evaluation.predictions import Answer, Prediction
 from n2q_edge.evaluation.ssim import ssim_map
 from n2q_edge.files import make_folder
 from n2q_edge.network.preprocess import Window
-from n2q_edge.simulation.calibration import solid_tissue
 from n2q_edge.simulation.noise import dose_factors, noise_images
+from n2q_edge.simulation.patches import solid_tissue
 from n2q_edge.simulation.phantom import Z_RANGE_MM, Phantom
 from n2q_edge.simulation.series import FIELD_OF_VIEW_MM, KERNEL_CUTOFF, SIZE
 from n2q_edge.spec import ModelSpec

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from n2q_edge.evaluation.cases import Box, Case, FloatArray, Scan
+from n2q_edge.arrays import FloatArray
+from n2q_edge.evaluation.cases import Box, Case, Scan
 from n2q_edge.spec import HU_MIN
 
 AIR_QUALITY = 1.0  # of pixels that a network was not run on: far from the body, clipped by the window

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.evaluation import paper
-from n2q_edge.evaluation.cases import Case, FloatArray
+from n2q_edge.evaluation.cases import Case
 from n2q_edge.evaluation.paper import PaperScores
 from n2q_edge.evaluation.predictions import Answer
 from n2q_edge.evaluation.ssim import ssim_map

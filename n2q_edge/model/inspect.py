@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from n2q_edge.errors import ModelError, N2QError
+from n2q_edge.report.text import printable
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
 from n2q_edge.spec import SPEC_KEY, ModelSpec
 
@@ -29,7 +30,9 @@ def explain(path: Path) -> dict[str, Any]:
     kinds.update(dict.fromkeys(PICKLED, _pickled))
     suffix = path.suffix.lower()
     if suffix not in kinds:
-        raise ModelError(f"{path} is no model file by its name: expected one of {', '.join(kinds)}")
+        raise ModelError(
+            f"{path} is not a model file: unknown file extension, expected one of {', '.join(kinds)}"
+        )
     return {
         "path": str(path),
         "sha256": model.sha256,
@@ -86,9 +89,12 @@ def _safetensors(model: ModelFile) -> dict[str, Any]:
         tensors = {name: [*entry["shape"]] for name, entry in header.items()}
         end = max(entry["data_offsets"][1] for entry in header.values())
         types = sorted({entry["dtype"] for entry in header.values()})
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{model.path} is no whole safetensors file: copy it again") from None
-    if len(model.data) != 8 + length + end:
+        if not all(isinstance(side, int) for shape in tensors.values() for side in shape):
+            raise TypeError
+        whole = len(model.data) == 8 + length + end
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise ModelError(f"{model.path} is not a whole safetensors file: copy it again") from None
+    if not whole:
         raise ModelError(f"{model.path} is truncated: copy it again")
     return _checkpoint(metadata, str(model.path), tensors, types)
 
@@ -126,18 +132,18 @@ def _spec(spec: ModelSpec) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The same as a page of text: one `name: value` a line, nested values as JSON."""
+    """The same as a page of text: one `name: value` per line, nested values as JSON, all of it printable."""
     page = []
     for name, value in found.items():
         if name == "problems":
             continue
         if isinstance(value, dict):
             page.append(f"{name}:")
-            page += [f"  {key}: {_text(item)}" for key, item in value.items()]
+            page += [f"  {printable(key)}: {_text(item)}" for key, item in value.items()]
         else:
             page.append(f"{name}: {_text(value)}")
-    return page + [f"PROBLEM: {problem}" for problem in found["problems"]]
+    return page + [f"PROBLEM: {printable(problem)}" for problem in found["problems"]]
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return printable(value) if isinstance(value, str) else json.dumps(value)

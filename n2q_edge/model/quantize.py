@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray, round_up
 from n2q_edge.errors import ModelError, UsageError, require
-from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.runtimes.checks import feeds
 from n2q_edge.runtimes.libraries import first_line, import_onnxruntime
 from n2q_edge.spec import HU_MIN, SPEC_KEY, ModelSpec
@@ -123,7 +123,7 @@ def _finest_convolutions(onnx: Any, data: bytes, spec: ModelSpec) -> list[str]:
     session = library.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
     )
-    side = -(-128 // spec.size_multiple) * spec.size_multiple
+    side = round_up(128, spec.size_multiple)
     air = np.full((1, 1, side, side), HU_MIN, dtype=np.float32)
     widths = [array.shape[-1] for array in session.run(outputs, feeds(air, None, spec))]
     return [node.name for node, width in zip(nodes, widths, strict=True) if width == max(widths)]

@@ -171,6 +171,8 @@ def load_recipe(path: Path) -> Recipe:
         )
     except KeyError as error:
         raise ModelError(f"{path}: has no table [{error.args[0]}]") from None
+    except (ModelError, ValueError) as error:
+        raise ModelError(f"{path}: {error}") from None
     except TypeError as error:
         fault = str(error).split("() ", 1)[-1]  # of the constructor of a table: which field is wrong
         raise ModelError(f"{path}: {fault}") from None

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.quality.scores import TYPICAL_SPACING, BoolArray, FloatArray, Spacing, block_means
+from n2q_edge.arrays import TYPICAL_SPACING, BoolArray, FloatArray, Spacing, block_means, bounding_box
 from n2q_edge.spec import FeatureLimits
 
 OUT_OF_DOMAIN = "out_of_domain"
@@ -38,7 +38,7 @@ FLAT_SHARE = 0.25  # of the tiles, the flattest: edges and vessels are in the ot
 MOST_TILES = 600  # more would take longer and tell no more
 FEWEST_TILES = 32
 MOST_REASONS = 3  # that a sentence about a series names
-MIN_NOISE_HU = 0.1  # what `scoring.global_noise_level` resolves
+MIN_NOISE_HU = 0.1  # what `quality.noise.global_noise_level` resolves
 
 
 @dataclass(frozen=True)
@@ -227,12 +227,11 @@ def measure(
         body: body mask [H,W]; without a body there are no features.
         pixel_spacing_mm: row and column spacing.
         slice_thickness_mm: Slice Thickness of the header.
-        noise_hu: `scoring.global_noise_level` of the slice.
+        noise_hu: `quality.noise.global_noise_level` of the slice.
     """
-    rows, columns = (np.flatnonzero(body.any(axis=axis)) for axis in (1, 0))
-    if rows.size == 0:
+    if not body.any():
         return {}
-    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    box = bounding_box(body)
     features = _geometry(box, int(np.count_nonzero(body)), pixel_spacing_mm)
     if slice_thickness_mm:
         features["slice_mm"] = slice_thickness_mm

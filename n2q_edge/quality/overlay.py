@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.quality.scores import BoolArray, FloatArray
+from n2q_edge.arrays import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -27,7 +27,7 @@ PALETTE = (
 GOOD_SSIM = 0.9
 """From here up tissue stays gray."""
 
-FULL_SSIM, MOST_OPAQUE = 0.35, 0.85
+FULL_SSIM, MOST_OPAQUE = 0.35, 0.6
 """From here down the color has its greatest opacity; anatomy still shines through."""
 
 MID_GRAY = 128

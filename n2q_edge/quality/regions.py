@@ -21,16 +21,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.quality.scores import (
-    TYPICAL_SPACING,
-    BoolArray,
-    Box,
-    FloatArray,
-    Quality,
-    Spacing,
-    bounding_box,
-    quality_scores,
-)
+from n2q_edge.arrays import TYPICAL_SPACING, BoolArray, Box, FloatArray, Spacing, bounding_box
+from n2q_edge.quality.scores import Quality, quality_scores
 from n2q_edge.quality.sliding_sums import every_second_row_sums
 from n2q_edge.spec import HU_MAX
 

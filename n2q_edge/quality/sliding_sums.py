@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-FloatArray = NDArray[np.float32]
+from n2q_edge.arrays import FloatArray
 
 
 def row_sums(image: FloatArray, size: int) -> FloatArray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from n2q_edge.assessment.results import SeriesReport, SliceResult
-from n2q_edge.quality.crosscheck import NOISE_DISAGREEMENT
+from n2q_edge.quality.noise import NOISE_DISAGREEMENT
+from n2q_edge.quality.reference import ReferenceNoise
 from n2q_edge.report.charts import Axis, Chart, Plot, axis
 from n2q_edge.report.text import number
 
@@ -65,8 +66,13 @@ def _along(slices: list[SliceResult]) -> Along:
 def _noise(along: Along) -> Chart:
     measured = [result.noise_hu for result in along.slices]
     model = [result.model_noise_hu for result in along.slices]
-    plot = Plot(along.x, axis([*measured, *model], "noise, HU", zero=True, ticks=4), height=NOISE_HEIGHT)
-    plot.x_labels = False
+    reference = [
+        result.reference.noise_hu if isinstance(result.reference, ReferenceNoise) else None
+        for result in along.slices
+    ]
+    scale = axis([*measured, *model, *reference], "noise, HU", zero=True, ticks=4)
+    plot = Plot(along.x, scale, height=NOISE_HEIGHT, x_labels=False)
+    plot.line(along.where, reference, "reference")
     plot.line(along.where, model, "second")
     plot.line(along.where, measured)
     known = along.known(measured)

@@ -9,7 +9,7 @@ from n2q_edge.report.text import number, percent
 
 MEASURED = (
     ("noise_hu", "Noise", "HU", 1),
-    ("noise_frequency_per_mm", "Noise texture", "/mm", 2),
+    ("noise_frequency_per_mm", "Noise texture", "mm⁻¹", 2),
     ("water_equivalent_diameter_mm", "Water-equivalent diameter", "mm", 0),
     ("ssde_mgy", "SSDE", "mGy", 1),
 )
@@ -43,8 +43,8 @@ def groups(entry: dict[str, Any], levels: list[float], takes_reference: bool = F
     """
     summary = entry["summary"]
     found = [
-        Group("Measured, without a model", tuple(_measured(summary))),
-        Group("Against the reference of full dose", tuple(_against_reference(summary.get("reference")))),
+        Group("Measured", tuple(_measured(summary))),
+        Group("Against the full-dose reference", tuple(_against_reference(summary.get("reference")))),
         Group("Predicted by the model", tuple(_predicted(summary, levels, takes_reference))),
         Group("This run", tuple(_run(entry))),
     ]
@@ -63,6 +63,8 @@ def _measured(summary: dict[str, Any]) -> list[Card]:
         if median is not None:
             low, high = (number(summary[f"{name}_{end}"], digits) for end in ("min", "max"))
             cards.append(Card(label, f"{median:.{digits}f} {unit}", f"median; {low} to {high}"))
+    if cut := summary.get("truncated_slices"):
+        cards.append(Card("Cut by the field of view", f"{cut} slices", "their diameter is too small"))
     return cards or [Card("Noise", "–", "too little soft tissue to measure it")]
 
 
@@ -98,7 +100,7 @@ def _predicted(summary: dict[str, Any], levels: list[float], takes_reference: bo
     cards = [
         Card(
             "Predicted SSIM",
-            number(quality["mean"], 2),
+            number(quality["mean"], 2) + _plus_minus(summary.get("expected_error_median")),
             f"{_relative_to(summary, takes_reference)}; lowest slice {number(quality['min'], 2)}",
         )
     ]
@@ -110,6 +112,10 @@ def _predicted(summary: dict[str, Any], levels: list[float], takes_reference: bo
     if summary["model_noise_hu_median"] is not None:
         cards.append(Card("Noise by the model", f"{summary['model_noise_hu_median']:.1f} HU", "median"))
     return cards
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f" ± {error:.2f}"
 
 
 def _run(entry: dict[str, Any]) -> list[Card]:

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from n2q_edge.assessment.results import Assessment, SeriesReport, SliceImages
+from n2q_edge.assessment.results import Assessment, SeriesReport
 from n2q_edge.quality.overlay import bar_colors
 from n2q_edge.report import notes, provenance
 from n2q_edge.report.along import charts_along, limits_below
 from n2q_edge.report.cards import dose_statement, groups
 from n2q_edge.report.charts import Axis, Chart, Plot, axis
 from n2q_edge.report.page import capital, data_uri, render_pieces
-from n2q_edge.report.pictures import page_pictures
 from n2q_edge.report.text import shorten
 from n2q_edge.spec import ModelSpec
-
-MAX_SLICE_PICTURES = 60
-"""Over all series of a run, so that the page of a whole tree still opens; all keep their worst slice."""
 
 PATH_WIDTH = 60  # characters of a folder in the index
 STAGES = {
@@ -34,17 +28,21 @@ STAGES = {
 }
 
 
-def html_pieces(document: dict[str, Any], assessment: Assessment) -> Iterator[str]:
+def html_pieces(
+    document: dict[str, Any],
+    assessment: Assessment,
+    on_page: Mapping[int, Sequence[tuple[int, bytes, bytes]]],
+) -> Iterator[str]:
     """The page, piece by piece: a series of thousands of slices need not be in memory as a whole.
 
     Args:
         document: the run's JSON document.
-        assessment: the run; the pictures are of `SeriesReport.worst`.
+        assessment: the run.
+        on_page: the pictures to show, see `drawing.OnPage`.
     """
     reports = {report.number: report for report in assessment.series}
-    allowed = max(1, MAX_SLICE_PICTURES // max(1, len(reports)))
     series = [
-        _series(entry, reports[entry["number"]], assessment.spec, document, allowed)
+        _series(entry, reports[entry["number"]], assessment.spec, document, on_page.get(entry["number"], ()))
         for entry in document["series"]
         if entry["slices"]
     ]
@@ -74,10 +72,13 @@ def _overall(series: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _series(
-    entry: dict[str, Any], report: SeriesReport, spec: ModelSpec, document: dict[str, Any], allowed: int
+    entry: dict[str, Any],
+    report: SeriesReport,
+    spec: ModelSpec,
+    document: dict[str, Any],
+    shown: Sequence[tuple[int, bytes, bytes]],
 ) -> dict[str, Any]:
     levels = document["model"]["dose_levels_percent"]
-    shown = [result for result in report.worst if result.images is not None][:allowed]
     by_number = {item["number"]: item for item in entry["slices"]}
     return {
         "entry": entry,
@@ -99,9 +100,13 @@ def _series(
         "charts": charts_along(report),
         "limits_below": limits_below(report),
         "has_error": any(item["expected_error"] is not None for item in entry["slices"]),
+        "has_reference": any("noise_hu" in (item["reference"] or {}) for item in entry["slices"]),
         "has_model_noise": any(item["model_noise_hu"] is not None for item in entry["slices"]),
         "histogram": _histogram(entry["slices"], document["settings"]["quality_threshold"]),
-        "worst": [(by_number[result.number], *_picture_uris(result.images, spec)) for result in shown],
+        "worst": [
+            (by_number[number], data_uri("image/png", png), data_uri("image/jpeg", jpeg))
+            for number, png, jpeg in shown
+        ],
         "not_shown": len(entry["summary"]["worst"]) - len(shown) if shown else 0,
         "stages": [
             (STAGES.get(name, name), values) for name, values in entry["latency"]["stages_ms"].items()
@@ -112,12 +117,6 @@ def _series(
 
 def _folder(path: str) -> str:
     return os.path.dirname(path) or "."  # noqa: PTH120 - of a text that may name a member of an archive
-
-
-def _picture_uris(images: SliceImages | None, spec: ModelSpec) -> tuple[Markup, Markup]:
-    assert images is not None
-    png, jpeg = page_pictures(images, spec)
-    return data_uri("image/png", png), data_uri("image/jpeg", jpeg)
 
 
 def _histogram(slices: list[dict[str, Any]], threshold: float) -> Chart | None:

@@ -7,8 +7,8 @@ from typing import Any
 from n2q_edge.assessment.results import NO_BODY, ModelReason
 from n2q_edge.dicom.reasons import Reason
 from n2q_edge.dicom.records import SERIES_FLAGS, SLICE_FLAGS
-from n2q_edge.quality.crosscheck import NOISE_DISAGREEMENT, NOISE_RATIO_LIMIT
 from n2q_edge.quality.domain import OUT_OF_DOMAIN
+from n2q_edge.quality.noise import NOISE_DISAGREEMENT, NOISE_RATIO_LIMIT
 
 FLAGS = {
     **SERIES_FLAGS,

@@ -6,15 +6,15 @@ Slices are drawn by Pillow, charts are SVG: neither needs a plotting library.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from n2q_edge.arrays import bounding_box
 from n2q_edge.assessment.results import SeriesReport, SliceImages, SliceResult
 from n2q_edge.quality.domain import OUT_OF_DOMAIN
 from n2q_edge.quality.overlay import Rgb, draw_bar, draw_text, gray, overlay
-from n2q_edge.quality.scores import bounding_box
 from n2q_edge.report.along import charts_along
 from n2q_edge.report.charts import stacked
 from n2q_edge.report.text import number
@@ -26,23 +26,38 @@ JPEG_QUALITY = 88
 SMALLEST_WITH_BAR = 128  # pixels a side
 
 
-def series_pictures(report: SeriesReport, spec: ModelSpec) -> Iterator[tuple[str, bytes]]:
-    """The charts and the worst slices of a series whose slices have all come.
+def series_charts(report: SeriesReport, spec: ModelSpec) -> Iterator[tuple[str, bytes]]:
+    """The charts of a series whose slices have all come: file name and content, SVG.
 
     Args:
-        report: with the pixels of its worst slices.
+        report: the series.
         spec: of the model.
-
-    Yields:
-        File name, counted and never taken from DICOM values, and content: SVG, then PNG.
     """
-    name, title = f"series{report.number:03d}", f"series {report.number}, model {spec.name} {spec.version}"
-    charts = stacked(charts_along(report), f"Noise and predicted quality along {title}")
-    yield f"{name}_along.svg", charts.encode("utf-8")
-    for result in report.worst:
-        place = "" if result.ref.position_mm is None else f", z = {number(result.ref.position_mm, 1)} mm"
-        picture = slice_picture(result, spec, f"Slice {result.number} of {title}{place}")
-        yield f"{name}_slice{result.number:04d}.png", picture
+    charts = stacked(charts_along(report), f"Noise and predicted quality along {_title(report, spec)}")
+    yield f"series{report.number:03d}_along.svg", charts.encode("utf-8")
+
+
+def slice_pictures(
+    report: SeriesReport, results: Sequence[SliceResult], spec: ModelSpec
+) -> Iterator[tuple[str, bytes]]:
+    """Slices of a series: file name, counted and never taken from DICOM values, and content, PNG.
+
+    Args:
+        report: the series.
+        results: the slices; those without pixels are left out.
+        spec: of the model.
+    """
+    for result in results:
+        if result.images is not None:
+            z = result.ref.position_mm
+            place = "" if z is None else f", z = {number(z, 1)} mm"
+            title = f"Slice {result.number} of {_title(report, spec)}{place}"
+            name = f"series{report.number:03d}_slice{result.number:04d}.png"
+            yield name, slice_picture(result, spec, title)
+
+
+def _title(report: SeriesReport, spec: ModelSpec) -> str:
+    return f"series {report.number}, model {spec.name} {spec.version}"
 
 
 def slice_picture(result: SliceResult, spec: ModelSpec, title: str) -> bytes:

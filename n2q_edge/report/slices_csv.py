@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
 from n2q_edge.quality.reference import ReferenceNoise
 from n2q_edge.quality.scores import to_percent
-from n2q_edge.report.text import printable
+from n2q_edge.report.text import cell, printable
 
 if TYPE_CHECKING:
     import pandas
@@ -52,7 +52,7 @@ def to_csv(assessment: Assessment) -> str:
         ]
     )
     for report in assessment.series:
-        writer.writerows(_row(report, result, len(levels)) for result in report.slices)
+        writer.writerows(map(cell, _row(report, result, len(levels))) for result in report.slices)
     return buffer.getvalue()
 
 
@@ -72,9 +72,9 @@ def _row(report: SeriesReport, result: SliceResult, levels: int) -> list[object]
     probabilities = dose.probabilities if dose else [None] * levels
     return [
         report.number,
-        report.series.series_instance_uid,
+        printable(report.series.series_instance_uid),
         result.number,
-        ref.sop_instance_uid,
+        printable(ref.sop_instance_uid),
         printable(ref.path),
         ref.frame,
         _cell(ref.position_mm, 3),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def printable(value: object) -> str:
     r"""A path or a DICOM value without what could break a line or drive a terminal.
@@ -14,6 +16,20 @@ def printable(value: object) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
     )
+
+
+def cell(value: object) -> object:
+    """A cell of a CSV file: text that a spreadsheet would run as a formula begins with an apostrophe.
+
+    Source: OWASP, CSV injection. Numbers, negative ones too, stay numbers.
+    """
+    if not isinstance(value, str) or value[:1] not in FORMULA_BEGINS:
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def shorten(path: Path | str, width: int) -> str:

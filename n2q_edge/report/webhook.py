@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -10,6 +11,9 @@ from typing import Any
 
 import n2q_edge
 from n2q_edge.quality.policy import Verdict, Webhook
+from n2q_edge.report.text import printable
+
+MAX_REASON = 200  # characters of what a server says
 
 
 def message(document: dict[str, Any], on: frozenset[Verdict]) -> dict[str, Any] | None:
@@ -51,10 +55,27 @@ def message(document: dict[str, Any], on: frozenset[Verdict]) -> dict[str, Any] 
 def post(webhook: Webhook, content: dict[str, Any]) -> str | None:
     """POST `content` as JSON, once.
 
+    `timeout_s` is for the whole exchange, name look-up included: a socket's timeout starts again with every
+    byte, so the exchange is left to a thread that nobody waits for any longer than that.
+
     Returns:
         None if the server took it (2xx), else one line that says why not. Never raises for a network's
         failure: a result must not be lost because nobody listened.
     """
+    answer: list[str | None] = []
+    exchange = threading.Thread(
+        target=lambda: answer.append(_exchange(webhook, content)), name="n2q-webhook", daemon=True
+    )
+    exchange.start()
+    exchange.join(webhook.timeout_s)
+    return answer[0] if answer else _late(webhook)
+
+
+def _late(webhook: Webhook) -> str:
+    return f"no answer within {webhook.timeout_s:g} s"
+
+
+def _exchange(webhook: Webhook, content: dict[str, Any]) -> str | None:
     request = urllib.request.Request(
         webhook.url,
         data=json.dumps(content, allow_nan=False).encode("utf-8"),
@@ -68,7 +89,10 @@ def post(webhook: Webhook, content: dict[str, Any]) -> str | None:
         error.close()
         return f"the server answered {error.code}"
     except (OSError, HTTPException, ValueError) as error:  # URLError and TimeoutError are OSErrors
-        return str(getattr(error, "reason", None) or error) or type(error).__name__
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, TimeoutError):
+            return _late(webhook)
+        return printable(" ".join(str(reason).split()) or type(error).__name__)[:MAX_REASON]
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from n2q_edge import released_models
 from n2q_edge.errors import MissingDependencyError, ModelError, UsageError
+from n2q_edge.install import install_command
 from n2q_edge.runtimes import (
     openvino_cpu,
     ort,
@@ -115,7 +116,9 @@ def _read(path: Path | None, runtime: str) -> ModelFile:
     suffix = path.suffix.lower()
     known = sorted({suffix for module in RUNTIMES.values() for suffix in module.SUFFIXES})
     if suffix not in known:
-        raise ModelError(f"{path} is no model file by its name: expected one of {', '.join(known)}")
+        raise ModelError(
+            f"{path} is not a model file: unknown file extension, expected one of {', '.join(known)}"
+        )
     return read_model_file(path)
 
 
@@ -126,7 +129,7 @@ def _open_fastest(model: ModelFile, threads: int) -> Runtime:
         return tensorrt.open(model, threads, Choice(AUTO, "only TensorRT opens engines"))
     installed = [name for name in CPU_RUNTIMES if RUNTIMES[name].is_available()]
     if not installed:
-        raise MissingDependencyError("no runtime for ONNX files is installed: pip install 'n2q-edge[cpu]'")
+        raise MissingDependencyError(f"no runtime for ONNX files is installed: {install_command('cpu')}")
     if len(installed) == 1:
         return RUNTIMES[installed[0]].open(model, threads, Choice(AUTO, "the only CPU runtime installed"))
     # The network's class is known once the file is open; opening it twice costs a tenth of a second, once.

@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from n2q_edge.arrays import FloatArray
 from n2q_edge.spec import ModelSpec
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

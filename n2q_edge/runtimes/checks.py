@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError
-from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
+from n2q_edge.runtimes.base import Inference, InferTiming
 from n2q_edge.runtimes.model_file import ModelFile
 from n2q_edge.spec import HU_INPUT, HU_MAX, HU_MIN, REFERENCE_INPUT, ModelSpec
 

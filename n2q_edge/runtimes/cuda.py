@@ -132,7 +132,9 @@ def open() -> Cuda:
 
 def no_gpu(reason: str) -> ModelError:
     """What to raise when there is no GPU to use."""
-    return ModelError(f"no NVIDIA GPU can be used here ({reason}): see 'n2q-edge doctor', docs/how-to/gpu.md")
+    return ModelError(
+        f"no NVIDIA GPU can be used here ({reason}): see 'n2q-edge doctor' and docs/how-to/gpu.md"
+    )
 
 
 class CudaBindings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.arrays import FloatArray
 
 
 def enlarge(cells: FloatArray, cell: int) -> FloatArray:

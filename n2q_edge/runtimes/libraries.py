@@ -15,6 +15,7 @@ import sys
 from types import ModuleType
 
 from n2q_edge.errors import ModelError, require
+from n2q_edge.install import install_command
 
 
 def import_onnxruntime(extra: str = "cpu") -> ModuleType:
@@ -50,7 +51,7 @@ def _import(package: str, extra: str) -> ModuleType:
     except (ImportError, OSError, AttributeError) as error:  # a broken or mismatched binary
         raise ModelError(
             f"{package} is installed but does not load ({first_line(error)}): reinstall it, "
-            f"pip install --force-reinstall 'n2q-edge[{extra}]'"
+            f"{install_command(extra)} --force-reinstall"
         ) from None
 
 

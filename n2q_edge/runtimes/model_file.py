@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from n2q_edge.errors import ModelError
+from n2q_edge.runtimes.onnx_tensors import refuse_external_data
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def read_model_file(path: Path, expected_sha256: str | None = None) -> ModelFile
     """Read and hash a model file.
 
     Raises:
-        ModelError: missing, unreadable, empty, or not the file `expected_sha256` was taken of.
+        ModelError: missing, unreadable, empty, not the file `expected_sha256` was taken of, or an ONNX file
+            that is damaged or keeps weights in other files.
     """
     try:
         data = path.read_bytes()
@@ -44,4 +46,6 @@ def read_model_file(path: Path, expected_sha256: str | None = None) -> ModelFile
             f"model file {path} is not the released one (SHA-256 {sha256[:12]}..., expected "
             f"{expected_sha256[:12]}...): reinstall n2q-edge, or name the file with --model if you mean it"
         )
+    if path.suffix.lower() == ".onnx":
+        refuse_external_data(data, str(path))
     return ModelFile(path, data, sha256)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError
-from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
+from n2q_edge.runtimes.base import Inference, InferTiming
 from n2q_edge.runtimes.checks import (
     INPUT_NAME,
     Choice,

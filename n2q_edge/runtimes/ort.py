@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError
-from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
+from n2q_edge.install import install_command
+from n2q_edge.runtimes.base import Inference, InferTiming
 from n2q_edge.runtimes.checks import (
     INPUT_NAME,
     Choice,
@@ -75,7 +77,7 @@ def open_on_gpu(name: str, model: ModelFile, threads: int, choice: Choice, provi
     if provider not in library.get_available_providers():
         raise ModelError(
             f"runtime {name!r}: the installed onnxruntime {library.__version__} has no {provider}: "
-            "pip uninstall onnxruntime, then pip install 'n2q-edge[ort-gpu]'"
+            f"pip uninstall onnxruntime, then {install_command('ort-gpu')}"
         )
     return OnnxRuntimeModel(library, name, model, threads, choice, provider)
 

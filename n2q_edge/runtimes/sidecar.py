@@ -111,11 +111,11 @@ def read_sidecar(engine: Path) -> Sidecar:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{engine} has no sidecar {path.name} beside it: copy it, too, or {again}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"sidecar {path} cannot be read ({type(error).__name__}): {again}") from None
     try:
         return _from_fields(fields)
-    except (ModelError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ModelError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"sidecar {path} is damaged or of another version ({error}): {again}") from None
 
 
@@ -133,6 +133,11 @@ def _from_fields(fields: dict[str, Any]) -> Sidecar:
         raise ModelError(f"no shape of the inputs {list(sidecar.spec.inputs)}")
     if "hu" not in sidecar.shapes or len(sidecar.shapes["hu"]) != 4:
         raise ModelError("no shape of the input 'hu'")
+    for name in ("engine_sha256", "onnx_name", "onnx_sha256", "flavor", "version"):
+        if not isinstance(getattr(sidecar, name), str):
+            raise ModelError(f"{name} is not text")
+    if not isinstance(sidecar.engine_bytes, int):
+        raise ModelError("engine_bytes is not a number")
     if sidecar.identity != identity:
         raise ModelError("its identity is not the hash of its inputs")
     return sidecar

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes import cuda
 from n2q_edge.runtimes import tensorrt_library as library
-from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
+from n2q_edge.runtimes.base import Inference, InferTiming
 from n2q_edge.runtimes.checks import INPUT_NAME, Choice, description, feeds, inference
 from n2q_edge.runtimes.cuda import Buffer, Cuda, Device
 from n2q_edge.runtimes.engine_header import PlanHeader, read_header, same_version

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from n2q_edge.errors import MissingDependencyError, ModelError, UsageError
+from n2q_edge.install import install_command
 from n2q_edge.runtimes.libraries import first_line
 
 # Capabilities TensorRT for RTX 1.4-1.7 compiles for; the installed library is asked where there is one.
@@ -88,8 +89,8 @@ def load(flavor: Flavor) -> ModuleType:
 
     if not is_installed(flavor):
         raise MissingDependencyError(
-            f"flavor {flavor.name!r} needs the package {flavor.package!r}: pip install "
-            f"'n2q-edge[{flavor.extra}]' (on a Jetson, JetPack brings it: see docs/how-to/gpu.md)"
+            f"flavor {flavor.name!r} needs the package {flavor.package!r}: "
+            f"{install_command(flavor.extra)} (on a Jetson, JetPack brings it: see docs/how-to/gpu.md)"
         )
     try:
         trt = import_module(flavor.package)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError, require
 from n2q_edge.model import checkpoint
-from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
+from n2q_edge.runtimes.base import Inference, InferTiming
 from n2q_edge.runtimes.checks import INPUT_NAME, Choice, description, feeds, inference
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile

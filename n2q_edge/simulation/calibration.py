@@ -3,11 +3,11 @@
 Anatomy lives in low frequencies, noise of filtered back-projection does not. In the flattest patches of soft
 tissue the power of the slice, band by band, is held against that of noise reconstructed with the bare ramp in
 the very same patches: where rays are weak both are high, so their quotient is the square of the scanner's
-apodisation times the strength. It is fitted by
+apodization times the strength. It is fitted by
 
     log(quotient) = c0 + c1 f^2 + c2 f^4 + c3 f^6
 
-from the lowest frequency on that anatomy leaves alone. Even powers, because an apodisation is even and 1 at
+from the lowest frequency on that anatomy leaves alone. Even powers, because an apodization is even and 1 at
 f = 0, where a reconstruction keeps the mean: so c0 is the strength, and what anatomy hides below is
 extrapolated. c1 > 0 is a kernel that boosts fine detail, c1 < 0 one that rolls off.
 """
@@ -15,33 +15,36 @@ extrapolated. c1 > 0 is a kernel that boosts fine detail, c1 < 0 one that rolls 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft
 
-from n2q_edge.quality.scores import body_mask, global_noise_level
+from n2q_edge.arrays import FloatArray
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level
+from n2q_edge.simulation.patches import (
+    ANATOMY_PER_MM,
+    Bands,
+    Curve,
+    cos_twice,
+    mean_of_near,
+    patch_corners,
+    patch_side,
+    solid_tissue,
+)
 
-FloatArray: TypeAlias = NDArray[np.float32]
-Curve: TypeAlias = NDArray[np.float64]
-
-SOFT_TISSUE_HU = (-40.0, 140.0)  # muscle, organs, blood with contrast; fat and lung excluded
-SMOOTHING = 9  # pixels; a pixel is tissue if the mean around it is
-MIN_SOFT_PIXELS = 500
-
-PATCH_MM = 14.0
-LOWEST_PER_MM = (0.2, 0.27, 0.34)  # anatomy below: the first that gives no more noise than the slice has
+LOWEST_PER_MM = (ANATOMY_PER_MM, 0.27, 0.34)  # the first that gives no more noise than the slice has
 TOLERATED_EXCESS = 1.1
 LEVEL_WEIGHTS = (1.0, 3.0**0.5)  # D = 1/2 and 1/4
 LEVEL_SHARE = 0.5  # of the second opinion on the strength
-LEVEL_LIMITS = (0.85, 1.15)
-LEAST_PATCHES, MOST_PATCHES = 12, 600
+LEVEL_REACH = 0.35  # of its logarithm
 MOST_IMAGES = 3  # of unit noise that are looked at
 FLATTEST, FEWEST_FLATTEST = 0.25, 32  # share of the patches, by their power in the lowest band
-BANDS = 12
 ROUNDING_VARIANCE = 1.0 / 12.0  # HU^2, of whole numbers
-MODEL_ERROR = 0.1  # of the log power: what no polynomial follows
+MODEL_ERROR = 0.1  # of the log power: what no polynomial follows, more where there is little power
+LEAST_SHARE = 0.01  # of the greatest power
+LARGEST_DIRECTION = 1.5
 PLACE_MM = 150.0
 PLACE_LOWEST_PER_MM = 0.3
 PLACE_FLATTEST = 0.6
@@ -52,21 +55,20 @@ ROBUST_STEPS = 5
 PRIOR = (100.0, 6.0, 3.0, 3.0)  # standard deviations of the coefficients
 
 
-class NoiseCalibrationError(ValueError):
-    """The slice has too little soft tissue to measure its own noise."""
-
-
 @dataclass(frozen=True)
 class Kernel:
-    """Strength and apodisation of a slice's noise.
+    """Strength and apodization of a slice's noise.
 
     Attributes:
         coefficients: c0, c1, ... of the log power over f^2 in units of `highest_per_mm`.
         highest_per_mm: the highest frequency it was fitted to, 1/mm; the gain stays as it is there beyond.
+        direction: a of a cos(2 phi) in the log power, phi the frequency's angle to the rows. Noise of an
+            angle comes from the view of that angle: tube-current modulation over the rotation shows here.
     """
 
     coefficients: tuple[float, ...]
     highest_per_mm: float
+    direction: float = 0.0
 
     @property
     def strength(self) -> float:
@@ -81,16 +83,10 @@ class Kernel:
     def apply(self, images: FloatArray, pixel_mm: float) -> FloatArray:
         """Unit noise [K,H,W] as this kernel would have reconstructed it, HU."""
         height, width = images.shape[-2:]
-        frequency = np.hypot(fft.fftfreq(height, pixel_mm)[:, None], fft.rfftfreq(width, pixel_mm))
-        gain = self.gain(frequency).astype(np.float32)
-        return np.asarray(fft.irfft2(fft.rfft2(images) * gain, s=(height, width)), dtype=np.float32)
-
-
-def solid_tissue(hu: FloatArray) -> NDArray[np.bool_]:
-    """Pixels whose whole neighbourhood averages to soft tissue without gas or bone nearby."""
-    smooth = ndimage.uniform_filter(hu, SMOOTHING)
-    inside = (smooth > SOFT_TISSUE_HU[0]) & (smooth < SOFT_TISSUE_HU[1])
-    return np.asarray(ndimage.binary_erosion(inside, iterations=2))
+        y, x = fft.fftfreq(height, pixel_mm)[:, None], fft.rfftfreq(width, pixel_mm)
+        gain = self.gain(np.hypot(y, x)) * np.exp(self.direction * cos_twice(y, x) / 2)
+        spectrum = fft.rfft2(images) * gain.astype(np.float32)
+        return np.asarray(fft.irfft2(spectrum, s=(height, width)), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class Place:
     Real scanners even noise out: tube-current modulation, their own bow-ties, adaptive filters.
 
     Attributes:
-        coefficients: of x, y, x^2, y^2 in units of `PLACE_MM` from the centre, in the log of the variance.
+        coefficients: of x, y, x^2, y^2 in units of `PLACE_MM` from the center, in the log of the variance.
         constant: of the same, so that the factor is 1 on average where the strength was measured.
         low, high: (y, x) between which patches lay; beyond, the factor stays as it is there.
     """
@@ -149,27 +145,35 @@ def calibrate(hu: FloatArray, unit: FloatArray, pixel_mm: float) -> Calibration:
     Raises:
         NoiseCalibrationError: too little soft tissue.
     """
-    side = _side(pixel_mm)
-    corners = _patches(solid_tissue(hu), side)
-    bands = _Bands(side, pixel_mm)
-    own = bands.power(hu[None], corners)[0]
-    noise = bands.power(unit[:MOST_IMAGES], corners)
+    side = patch_side(pixel_mm)
+    corners = patch_corners(solid_tissue(hu), side)
+    bands = Bands(side, pixel_mm)
+    spectra = bands.power(hu[None], corners), bands.power(unit[:MOST_IMAGES], corners)
+    own, noise = bands.means(spectra[0])[0], bands.means(spectra[1])
+    level = mean_of_near(noise.mean(axis=(0, 2)), corners, side)
     fits = (
-        _fit(bands, own, noise, _smooth(noise.mean(axis=(0, 2)), corners, side), lowest)
-        for lowest in LOWEST_PER_MM
+        _turned(_fit(bands, own, noise, level, lowest), bands, *spectra, level) for lowest in LOWEST_PER_MM
     )
-    level = LevelRise(hu, pixel_mm)
+    rise = LevelRise(hu, pixel_mm)
     best: tuple[float, Calibration] | None = None
     for kernel in fits:
         found = Calibration(kernel, _place(bands, kernel, own, noise, corners, hu.shape[0], pixel_mm))
-        excess = level.excess(found.apply(unit[:1], pixel_mm)[0])
+        excess = rise.excess(found.apply(unit[:1], pixel_mm)[0])
         if best is None or excess < best[0]:
             best = excess, found
         if excess <= TOLERATED_EXCESS:
             break
     assert best is not None
-    correction = best[0] ** -LEVEL_SHARE
-    return best[1].scaled(float(np.clip(correction, *LEVEL_LIMITS)))
+    return best[1].scaled(_correction(best[0]))
+
+
+def _correction(excess: float) -> float:
+    """Factor on the strength that goes part of the way to what the model-free noise says, if that is near.
+
+    Far off, its mode has jumped from one tissue to another: then it has no say.
+    """
+    log = float(np.log(excess))
+    return float(np.exp(-LEVEL_SHARE * log * np.exp(-((log / LEVEL_REACH) ** 2))))
 
 
 class LevelRise:
@@ -198,7 +202,7 @@ class LevelRise:
         return global_noise_level(hu, self._body, self._spacing)
 
 
-def _fit(bands: _Bands, own: Curve, noise: Curve, level: Curve, lowest_per_mm: float) -> Kernel:
+def _fit(bands: Bands, own: Curve, noise: Curve, level: Curve, lowest_per_mm: float) -> Kernel:
     """The kernel from the bands above a frequency: own power [N,B], that of unit noise [K,N,B], level [N]."""
     count = max(FEWEST_FLATTEST, round(FLATTEST * len(own)))
     use = bands.frequency[1:] >= lowest_per_mm
@@ -208,13 +212,43 @@ def _fit(bands: _Bands, own: Curve, noise: Curve, level: Curve, lowest_per_mm: f
     rounding = ROUNDING_VARIANCE / np.median(level)
     signal = np.maximum(measured - rounding, 0.05 * measured)
     square = (bands.frequency[1:] / bands.frequency[-1]) ** 2
-    variance = MODEL_ERROR**2 + 8 / (count * bands.count[1:][use]) + (rounding / signal) ** 2
-    fit = _ridge(square[use], np.log(signal / expected), variance)
+    quotient = signal / expected
+    matters = np.maximum(quotient / quotient.max(), LEAST_SHARE)
+    variance = MODEL_ERROR**2 / matters + 8 / (count * bands.count[1:][use]) + (rounding / signal) ** 2
+    fit = _ridge(square[use], np.log(quotient), variance)
     return Kernel(tuple(float(value) for value in fit), float(bands.frequency[-1]))
 
 
+def _turned(kernel: Kernel, bands: Bands, own: Curve, noise: Curve, level: Curve) -> Kernel:
+    """The kernel with its direction, from spectra [K,N,side,side/2+1] of the slice and of unit noise."""
+    gain = _power_gain(kernel, bands)
+    count = max(FEWEST_FLATTEST, round(FLATTEST * len(level)))
+    chosen = np.argsort(bands.means(own)[0, :, 0] / level)[:count]
+    balance = [
+        np.diff(
+            [
+                np.log(np.median((power[:, chosen] * sector).sum(axis=(-2, -1)) / level[chosen]))
+                for sector in (bands.cos_twice < 0, bands.cos_twice > 0)
+            ]
+        ).item()
+        for power in (own * (gain > 0), noise * gain)
+    ]
+    # cos(2 phi) is 2/pi on average over a quadrant around an axis.
+    direction = float(np.clip((balance[0] - balance[1]) * np.pi / 4, -LARGEST_DIRECTION, LARGEST_DIRECTION))
+    turn = np.exp(direction * bands.cos_twice)
+    before, after = ((noise[:, chosen] * gain * factor).sum() for factor in (1.0, turn))
+    first, *others = kernel.coefficients
+    return replace(kernel, coefficients=(first + float(np.log(before / after)), *others), direction=direction)
+
+
+def _power_gain(kernel: Kernel, bands: Bands) -> Curve:
+    """Factor [side,side/2+1] of the kernel at strength 1 on the power; 0 outside the bands of noise."""
+    noise = (bands.radius >= bands.lowest) & (bands.radius <= kernel.highest_per_mm)
+    return np.asarray((kernel.gain(bands.radius) / kernel.strength) ** 2 * noise)
+
+
 def _place(
-    bands: _Bands,
+    bands: Bands,
     kernel: Kernel,
     own: Curve,
     noise: Curve,
@@ -254,21 +288,16 @@ def high_band_correlation(first: FloatArray, second: FloatArray, pixel_mm: float
     Raises:
         NoiseCalibrationError: too little soft tissue.
     """
-    side = _side(pixel_mm)
+    side = patch_side(pixel_mm)
     both = solid_tissue(first) & solid_tissue(second)
-    corners = _patches(both, side)
-    bands = _Bands(side, pixel_mm, 0.5)
+    corners = patch_corners(both, side)
+    bands = Bands(side, pixel_mm, 0.5)
     spectra = bands.spectra(np.stack([first, second]), corners)
     power = bands.means(np.abs(spectra) ** 2)
     chosen = np.argsort(power[..., 0].sum(axis=0))[: max(FEWEST_FLATTEST, round(FLATTEST * len(corners)))]
     cross = bands.means((spectra[0] * spectra[1].conj()).real[None])[0, chosen, 1:] * bands.count[1:]
     own = power[:, chosen, 1:] * bands.count[1:]
     return float(np.median(cross.sum(axis=1) / np.sqrt(np.prod(own.sum(axis=2), axis=0))))
-
-
-def _side(pixel_mm: float) -> int:
-    """Pixels of a patch."""
-    return max(8, 2 * round(PATCH_MM / pixel_mm / 2))
 
 
 def _flattest(power: Curve, count: int) -> Curve:
@@ -284,64 +313,3 @@ def _ridge(square: Curve, values: Curve, variance: Curve) -> Curve:
     return np.asarray(
         np.linalg.solve(weighted.T @ terms + np.diag(np.power(PRIOR, -2.0)), weighted.T @ values)
     )
-
-
-def _patches(soft: NDArray[np.bool_], side: int) -> NDArray[np.intp]:
-    """Upper left corners [N,2] of the patches that are soft tissue all over, a quarter of a side apart."""
-    if int(soft.sum()) < MIN_SOFT_PIXELS:
-        raise NoiseCalibrationError(f"only {int(soft.sum())} soft-tissue pixels, {MIN_SOFT_PIXELS} needed")
-    step = side // 4
-    share = ndimage.uniform_filter(soft.astype(np.float32), side, origin=-(side // 2))
-    inside = share[:-side:step, :-side:step]
-    for least in (0.999, 0.95, 0.9):
-        corners = np.argwhere(inside >= least) * step
-        if len(corners) >= LEAST_PATCHES:
-            return corners[:: 1 + len(corners) // MOST_PATCHES]
-    raise NoiseCalibrationError(f"only {len(corners)} patches of soft tissue, {LEAST_PATCHES} needed")
-
-
-def _smooth(level: Curve, corners: NDArray[np.intp], side: int) -> Curve:
-    """Means over neighbouring patches."""
-    distance = np.abs(corners[:, None] - corners[None]).max(axis=-1)
-    near = distance <= 2 * side
-    return np.asarray(near @ level / near.sum(axis=1))
-
-
-class _Bands:
-    """Rings of a patch's spectrum; the first is below `LOWEST_PER_MM`, the others lie above."""
-
-    def __init__(self, side: int, pixel_mm: float, least: float = 0.25) -> None:
-        lowest = max(min(LOWEST_PER_MM[0], 0.25 / pixel_mm), least * 0.5 / pixel_mm)
-        self.side = side
-        axis = fft.fftfreq(side, pixel_mm)
-        frequency = np.hypot(axis[:, None], axis[: side // 2 + 1])
-        edges = np.linspace(lowest, 0.5 / pixel_mm, BANDS + 1)
-        place = np.searchsorted(edges, frequency.ravel(), side="right")
-        place[frequency.ravel() < 1.5 / (side * pixel_mm)] = BANDS + 1
-        member = np.stack([place == band for band in range(BANDS + 1)], axis=1).astype(np.float64)
-        kept = member.sum(axis=0) > 0
-        self.count = member.sum(axis=0)[kept]
-        self._mean = member[:, kept] / self.count
-        self.frequency = frequency.ravel() @ self._mean
-        window = np.hanning(side + 2)[1:-1]
-        self._window = np.outer(window, window)
-        self._window /= np.sqrt((self._window**2).sum())
-        y, x = (np.mgrid[:side, :side] - (side - 1) / 2) / side
-        terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
-        self._trend, _ = np.linalg.qr(terms)
-
-    def spectra(self, images: FloatArray, corners: NDArray[np.intp]) -> NDArray[np.complex128]:
-        """Windowed spectra [K,N,side,side/2+1] of the patches of each image [K,H,W], without their trend."""
-        views = np.lib.stride_tricks.sliding_window_view(images, (self.side, self.side), axis=(-2, -1))
-        patches = views[:, corners[:, 0], corners[:, 1]].astype(np.float64)
-        flat = patches.reshape(*patches.shape[:2], -1)
-        flat = flat - (flat @ self._trend) @ self._trend.T
-        return np.asarray(fft.rfft2(flat.reshape(patches.shape) * self._window))
-
-    def means(self, power: Curve) -> Curve:
-        """Means [K,N,B] over each band of quantities [K,N,side,side/2+1]."""
-        return np.asarray(power.reshape(*power.shape[:2], -1) @ self._mean)
-
-    def power(self, images: FloatArray, corners: NDArray[np.intp]) -> Curve:
-        """Mean power [K,N,B] per frequency in HU^2 of the patches of each image [K,H,W]."""
-        return self.means(np.abs(self.spectra(images, corners)) ** 2)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-FloatArray: TypeAlias = NDArray[np.float32]
+from n2q_edge.arrays import FloatArray
+
 Mask: TypeAlias = NDArray[np.bool_]
 
 BODY_HU = -300.0
@@ -63,8 +64,8 @@ def _ellipse(body: Mask, seam: Mask, size: int, margin: int) -> Mask:
     """The ellipse through the body's skin where it is visible, on the larger grid."""
     skin = body & ~ndimage.binary_erosion(body) & ~ndimage.binary_dilation(seam, iterations=EDGE)
     radius = size / 2
-    centre = (size - 1) / 2
-    points = (np.argwhere(skin) - centre) / radius
+    center = (size - 1) / 2
+    points = (np.argwhere(skin) - center) / radius
     middle, axes = np.zeros(2), np.full(2, FURTHEST)
     if len(points) >= FEWEST_SKIN:
         terms = np.concatenate([points**2, points], axis=1)

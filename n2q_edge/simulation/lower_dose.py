@@ -17,11 +17,11 @@ from n2q_edge.files import is_new_or_empty, make_folder
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+    from n2q_edge.arrays import FloatArray
     from n2q_edge.dicom import LoadedSlice, Series
-    from n2q_edge.simulation.noise import FloatArray
 
 OnSlice = Callable[[int], None]
-RHO_PAIRS = 7  # of neighbours, from which a series' correlation along z is measured
+RHO_PAIRS = 7  # of neighbors, from which a series' correlation along z is measured
 
 
 @dataclass
@@ -48,7 +48,7 @@ def simulate_lower_dose(
     """Write the low-dose version of every CT slice under `paths`, one folder a series.
 
     The noise is inserted in the projection domain, calibrated on each slice's own noise (see
-    `simulation.noise`); neighbouring slices share as much of it as the series' own noise does (see
+    `simulation.noise`); neighboring slices share as much of it as the series' own noise does (see
     `simulation.along_z`). It is the same for the same series and seed.
 
     Args:
@@ -98,7 +98,7 @@ def _simulate(
     result: LowerDose,
 ) -> None:
     from n2q_edge.dicom_out.ct_image import write_dataset
-    from n2q_edge.simulation.calibration import NoiseCalibrationError
+    from n2q_edge.simulation.patches import NoiseCalibrationError
 
     try:
         source = _header(loaded)
@@ -148,13 +148,13 @@ class _SeriesNoise:
         here, before = loaded.ref.position_mm, self._last_mm
         self._last_mm = here
         draw = self._along_z.slice(
-            np.random.default_rng((self._seed, identity)), neighbour=_adjacent(before, here, self._step)
+            np.random.default_rng((self._seed, identity)), neighbor=_adjacent(before, here, self._step)
         )
         return loaded.hu + drawn_noise(noise_basis(loaded.hu, spacing[0], draw), self._dose)
 
 
 def _close_step(series: Series) -> float | None:
-    """The distance between close neighbours, mm; None if they have no positions. A fifth may be closer."""
+    """The distance between close neighbors, mm; None if they have no positions. A fifth may be closer."""
     positions = np.array([ref.position_mm for ref in series.slices if ref.position_mm is not None])
     steps = np.diff(positions)
     return float(np.percentile(steps[steps > 0], 20)) if (steps > 0).any() else None
@@ -168,21 +168,21 @@ def _adjacent(before: float | None, here: float | None, step: float | None) -> b
 
 
 def _rho(series: Series, step: float | None) -> float:
-    """Correlation of the noise of neighbours, measured on some of them."""
+    """Correlation of the noise of neighbors, measured on some of them."""
     from n2q_edge.dicom import LoadedSlice, SliceReader
     from n2q_edge.simulation.along_z import DEFAULT_RHO, measured_rho
 
-    neighbours = [
+    neighbors = [
         pair for pair in pairwise(series.slices) if _adjacent(pair[0].position_mm, pair[1].position_mm, step)
     ]
     spacing = series.slices[0].pixel_spacing_mm
-    if not neighbours or spacing is None:
+    if not neighbors or spacing is None:
         return DEFAULT_RHO
-    chosen = np.linspace(0, len(neighbours) - 1, min(RHO_PAIRS, len(neighbours))).round().astype(int)
+    chosen = np.linspace(0, len(neighbors) - 1, min(RHO_PAIRS, len(neighbors))).round().astype(int)
     pairs = []
     with SliceReader() as reader:
         for index in chosen:
-            first, second = (reader.load(ref) for ref in neighbours[index])
+            first, second = (reader.load(ref) for ref in neighbors[index])
             if isinstance(first, LoadedSlice) and isinstance(second, LoadedSlice):
                 pairs.append((first.hu, second.hu))
     return measured_rho(pairs, spacing[0])

@@ -18,16 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from n2q_edge.simulation.calibration import Kernel, calibrate, solid_tissue
+from n2q_edge.arrays import FloatArray
+from n2q_edge.simulation.calibration import Kernel, calibrate
 from n2q_edge.simulation.continuation import continued
-from n2q_edge.simulation.projector import (
-    DEFAULT_VIEWS,
-    Geometry,
-    filtered_back_projection,
-    forward_project,
-)
-
-FloatArray = NDArray[np.float32]
+from n2q_edge.simulation.patches import solid_tissue
+from n2q_edge.simulation.projector import DEFAULT_VIEWS, Geometry, filtered_back_projection, forward_project
 
 WATER_ATTENUATION = 0.0195  # 1/mm, water near 68 keV, the effective energy of a 120 kVp body scan (NIST XCOM)
 BOWTIE_RADIUS_MM = 150.0  # the water cylinder the bow-tie partly evens out
@@ -97,7 +92,7 @@ def noise_images(
     Args:
         hu: float32 [H,H] (square), HU.
         pixel_mm: pixel spacing, mm.
-        cutoff: apodisation (see `filtered_back_projection`); infinite for the bare ramp.
+        cutoff: apodization (see `filtered_back_projection`); infinite for the bare ramp.
         rng: source of the noise.
         quantum: how many independent quantum noise images.
         electronic: how many independent electronic noise images.

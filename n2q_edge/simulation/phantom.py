@@ -9,18 +9,15 @@ see `n2q_edge.simulation.series`.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.simulation import organs
 from n2q_edge.simulation.organs import Layer, Lesion
 from n2q_edge.simulation.shapes import FAR_MM, Cut, Plane, Tissue, Warp, blended_cut
 from n2q_edge.simulation.texture import Texture
-
-FloatArray: TypeAlias = NDArray[np.float32]
 
 Z_RANGE_MM = (0.0, 120.0)  # kidneys to the lower thorax
 SLICE_THICKNESS_MM = 5.0

@@ -16,7 +16,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 from scipy import fft
 
-FloatArray = NDArray[np.float32]
+from n2q_edge.arrays import FloatArray
 
 DEFAULT_VIEWS = 576
 

@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from n2q_edge import __version__
+from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import UsageError, require
 from n2q_edge.files import is_new_or_empty, make_folder
 from n2q_edge.simulation.phantom import SLICE_THICKNESS_MM, Z_RANGE_MM, Phantom
@@ -25,7 +25,6 @@ from n2q_edge.simulation.phantom import SLICE_THICKNESS_MM, Z_RANGE_MM, Phantom
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-FloatArray: TypeAlias = NDArray[np.float32]
 
 SIZE = 512
 FIELD_OF_VIEW_MM = 380.0

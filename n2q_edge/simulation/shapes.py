@@ -13,7 +13,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray: TypeAlias = NDArray[np.float32]
+from n2q_edge.arrays import FloatArray
+
 Point: TypeAlias = tuple[float, float, float]
 Box: TypeAlias = tuple[slice, slice]
 

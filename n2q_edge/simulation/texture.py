@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-FloatArray: TypeAlias = NDArray[np.float32]
+from n2q_edge.arrays import FloatArray
 
 LATTICE = 512  # points a side
 PITCH_MM = 0.75  # the lattice's spacing; it repeats every LATTICE * PITCH_MM = 384 mm, a body's width

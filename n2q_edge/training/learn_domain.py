@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from n2q_edge.dataset.cache import CachedSlice
 from n2q_edge.model import checkpoint
+from n2q_edge.quality.body import body_mask
 from n2q_edge.quality.domain import FEATURES, Feature, Features, measure
-from n2q_edge.quality.scores import body_mask, global_noise_level
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.simulation.noise import inserted_noise
 from n2q_edge.spec import HU_MAX, HU_MIN, FeatureLimits
 

@@ -157,6 +157,8 @@ def _in_bfloat16(network: nn.Module) -> None:
     if not isinstance(network, CompactNet):
         raise UsageError("--bf16 is for compact networks")
     network.autocast = torch.bfloat16
+    # A fifth faster on a CPU with AMX.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _compiled(loss_of: LossOf, batch: Batch) -> LossOf:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.dataset.cache import STD_BLOCK, CachedSlice
 from n2q_edge.evaluation.ssim import gaussian_blur, ssim_map
 from n2q_edge.model.recipe import TrainingSettings
@@ -20,8 +20,6 @@ from n2q_edge.network.preprocess import Window
 from n2q_edge.simulation.noise import dose_factors
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.kernel import other_kernel, whitening
-
-FloatArray = NDArray[np.float32]
 
 MARGIN = 8  # pixels around a crop: 5 so that its SSIM map is that of the whole slice, 3 for another kernel
 LOWEST_DOSE = 0.03
@@ -187,17 +185,17 @@ class Sampler:
         full = torch.from_numpy(item.hu()[rows, columns].astype(np.float32))
         # PyTorch turns half into single precision several times faster than numpy does.
         images = torch.from_numpy(item.noise()[:, rows, columns].copy()).float()
+        mixtures = _mixtures(item, images, rng)
         own = 1.0  # dose of the twin, in doses of the slice
         share = self.settings.declared_twin if declared else self.settings.noisier_twin
         # A measured pair has one noise image: a noisier twin would share it.
         if item.quantum_images > 1 and rng.random() < share:
             own = float(rng.uniform(self.settings.least_twin_dose if declared else LEAST_OWN_DOSE, 1.0))
-            full = full + _mixed(item, images, *dose_factors(own), rng)
+            full = full + _mixed(mixtures[1], *dose_factors(own))
         dose = self._dose(rng, max(lowest, LOWEST_TOTAL_DOSE / own))
         # Variances of the doses own and own * dose differ by these: 1/D - 1 and 1/D^2 - 1 are additive.
         quantum, electronic = dose_factors(dose)
-        quantum, electronic = quantum / own**0.5, electronic / own
-        noise = _mixed(item, images, quantum, electronic, rng)
+        noise = _mixed(mixtures[0], quantum / own**0.5, electronic / own)
         std = self._noise_std(item, place, *dose_factors(own * dose))
         return full.numpy(), noise.numpy(), std, dose
 
@@ -247,19 +245,28 @@ class Sampler:
         return np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)
 
 
-def _mixed(
-    item: CachedSlice, images: Tensor, quantum: float, electronic: float, rng: np.random.Generator
-) -> Tensor:
-    """A fresh realisation from noise images [Q+E,H,W]: see `simulation.noise.inserted_noise`."""
-    count = item.quantum_images
-    weights = np.concatenate([quantum * _unit(rng, count), electronic * _unit(rng, images.shape[0] - count)])
-    mixed: Tensor = torch.tensordot(torch.from_numpy(weights.astype(np.float32)), images, dims=1)
-    return mixed
+def _mixtures(item: CachedSlice, images: Tensor, rng: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Two uncorrelated realisations (one of a measured pair) of a slice's quantum and electronic noise.
+
+    A random unit combination of noise images of one covariance has that covariance, and combinations at right
+    angles are independent; see `simulation.noise.inserted_noise`.
+    """
+    kinds = images[: item.quantum_images], images[item.quantum_images :]
+    mixed = [torch.tensordot(_directions(rng, len(kind)), kind, dims=1) for kind in kinds]
+    count = min(len(kind) for kind in mixed if len(kind))
+    empty = images.new_zeros(())
+    return [(mixed[0][index], mixed[1][index] if len(mixed[1]) else empty) for index in range(count)]
 
 
-def _unit(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-    weights = rng.standard_normal(count)
-    return np.asarray(weights / np.linalg.norm(weights))
+def _directions(rng: np.random.Generator, count: int) -> Tensor:
+    """Orthonormal rows: two, or as many as there are dimensions."""
+    rows = np.linalg.qr(rng.standard_normal((count, min(2, count))))[0].T
+    signs = rng.choice((-1.0, 1.0), size=(len(rows), 1))
+    return torch.from_numpy((rows * signs).astype(np.float32))
+
+
+def _mixed(mixture: tuple[Tensor, Tensor], quantum: float, electronic: float) -> Tensor:
+    return quantum * mixture[0] + electronic * mixture[1]
 
 
 def _means_of_four(image: FloatArray) -> FloatArray:

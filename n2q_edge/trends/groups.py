@@ -12,7 +12,7 @@ from typing import Any
 
 from n2q_edge.errors import UsageError
 from n2q_edge.quality.policy import Judgement, Policy
-from n2q_edge.report.text import printable
+from n2q_edge.report.text import cell, printable
 from n2q_edge.trends.control import Limits, control_limits
 from n2q_edge.trends.store import StoredSeries
 
@@ -167,23 +167,22 @@ def to_csv(groups: Sequence[Group], by: Sequence[str]) -> str:
         limits = (one.limits.centre, one.limits.low, one.limits.high) if one.limits else (None,) * 3
         for point in one.points:
             series, verdict = point.series, point.judgement.verdict
-            writer.writerow(
-                [
-                    *map(printable, one.keys),
-                    one.ai_model,
-                    series.assessed,
-                    series.series_uid,
-                    series.stack,
-                    len(series.qualities),
-                    f"{point.quality:.6f}",
-                    f"{min(series.qualities):.6f}",
-                    _cell(point.noise_hu, 3),
-                    _cell(point.ctdivol, 3),
-                    verdict.value if verdict else "",
-                    *(_cell(limit, 6) for limit in limits),
-                    point.outlier or "",
-                ]
-            )
+            row: list[object] = [
+                *map(printable, one.keys),
+                one.ai_model,
+                series.assessed,
+                series.series_uid,
+                series.stack,
+                len(series.qualities),
+                f"{point.quality:.6f}",
+                f"{min(series.qualities):.6f}",
+                _cell(point.noise_hu, 3),
+                _cell(point.ctdivol, 3),
+                verdict.value if verdict else "",
+                *(_cell(limit, 6) for limit in limits),
+                point.outlier or "",
+            ]
+            writer.writerow(map(cell, row))
     return buffer.getvalue()
 
 

@@ -205,7 +205,7 @@ def _stored(connection: sqlite3.Connection, row: Sequence[Any]) -> StoredSeries:
 def opened_database(path: Path, *, write: bool) -> Iterator[sqlite3.Connection]:
     """A connection within one transaction; SQLite's errors become ours."""
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = _connected(path, write=write)
     except sqlite3.Error as error:
         raise OutputError(f"cannot open the trend database {path}: {error}") from None
     try:
@@ -226,6 +226,19 @@ def opened_database(path: Path, *, write: bool) -> Iterator[sqlite3.Connection]:
         raise OutputError(
             f"cannot use the trend database {path}: {error}; choose another file or free the disk"
         ) from None
+
+
+def _connected(path: Path, *, write: bool) -> sqlite3.Connection:
+    """Readers of a write-ahead log need its index beside the file. Where nobody can write there is none to
+    make and no writer to wait for: the file is read as it is, if no log is left of a writer that was killed.
+    """
+    if write or os.access(path.parent, os.W_OK):
+        return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise sqlite3.OperationalError("its write-ahead log cannot be read where nothing can be written")
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:

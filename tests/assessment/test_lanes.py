@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 import pytest
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.lanes import Lanes, in_order
 from n2q_edge.errors import ModelError
-from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import FakeRuntime
 
 HU = np.zeros((1, 1, 32, 32), np.float32)

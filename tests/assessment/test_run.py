@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.lanes import worker_count
 from n2q_edge.assessment.results import (
     Assessment,
@@ -20,7 +21,6 @@ from n2q_edge.assessment.results import (
 from n2q_edge.assessment.run import assess, assess_series
 from n2q_edge.dicom import Inventory, LoadedSlice, Rejected, Series, SliceReader, SliceRef, scan
 from n2q_edge.errors import ExitCode
-from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import TISSUE_HU, FakeRuntime, phantom, write_series, write_slice
 
 CtSeries = Callable[..., Path]

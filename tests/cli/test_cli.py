@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import n2q_edge
+from n2q_edge.arrays import FloatArray
 from n2q_edge.cli import main
 from n2q_edge.errors import ModelError
 from n2q_edge.report import document
-from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import FakeRuntime, phantom
 from tests.helpers.paths import ROOT
 
@@ -54,7 +54,9 @@ def test_help_and_version(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     # In the page's order.
-    commands = "assess trend export build targets inspect train evaluate simulate phantom doctor bench"
+    commands = (
+        "assess trend reference export build targets inspect train evaluate simulate phantom doctor bench"
+    )
     lines = text.partition("Commands:")[2].partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == commands.split()
 
@@ -68,7 +70,6 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["nonsense"],
         ["assess"],
         ["assess", ".", "--no-such-option"],
@@ -120,11 +121,11 @@ def test_out_writes_the_folder(
 ) -> None:
     out = tmp_path / "deep" / "out"
     assert main(["assess", str(ct_series()), "-o", str(out), "--worst", "1"]) == 0
-    assert {path.name for path in out.iterdir()} == {
+    assert {path.name for path in out.iterdir() if path.name[0] != "."} == {
         "report.html",
         "report.json",
         "slices.csv",
-        "series001_quality.png",
+        "series001_along.svg",
         "series001_slice0001.png",
     }
     assert f"2 pictures are in {out}" in capsys.readouterr().err
@@ -204,26 +205,6 @@ def test_an_output_folder_that_cannot_be_is_told_before_the_work(
     assert fake.calls == []
 
 
-def test_a_full_disk_loses_no_result(
-    fake: FakeRuntime,
-    ct_series: CtSeries,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Capture,
-) -> None:
-    def no_space(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", no_space)
-    out = tmp_path / "out"
-    assert main(["assess", str(ct_series()), "-o", str(out), "--json", "--quiet"]) == 7
-    captured = capsys.readouterr()
-    assert len(json.loads(captured.out)["series"][0]["slices"]) == 3
-    assert one_line(captured.err)
-    assert "No space left on device" in captured.err
-    assert list(out.iterdir()) == []
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_stdout_is_7() -> None:
     code = "import sys; from n2q_edge.cli import entry\nfrom n2q_edge.cli.console import results\n"
@@ -291,23 +272,6 @@ def test_a_real_sigint_ends_the_process_with_130(ct_series: CtSeries, tmp_path: 
     assert time.monotonic() - started < 20
     assert json.loads(out)["complete"] is False
     assert 1 <= len(json.loads(out)["series"][0]["slices"]) <= 6
-
-
-def test_a_closed_pipe_is_no_traceback() -> None:
-    code = "import sys; import n2q_edge.cli as cli\nfrom n2q_edge.cli.console import results\n"
-    code += "@cli.app.command()\ndef shout() -> int:\n"
-    code += "    with results(): print('x' * 10_000_000)\n    return 0\n"
-    code += "sys.argv = ['n2q-edge', 'shout']; cli.entry()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.read(10)
-    process.stdout.close()
-    error = process.stderr.read()
-    assert process.wait(timeout=30) == 7
-    assert one_line(error)
 
 
 def test_the_zoo_is_partial_and_every_file_is_accounted_for(

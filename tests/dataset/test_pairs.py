@@ -19,6 +19,8 @@ from n2q_edge.dataset.pairs import Matches, match, same_anatomy
 from n2q_edge.dicom import scan
 from n2q_edge.errors import ExitCode
 from n2q_edge.model import checkpoint
+from n2q_edge.quality.body import body_mask
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.simulation.lower_dose import simulate_lower_dose
 from n2q_edge.simulation.noise import inserted_noise, noise_images
 from n2q_edge.simulation.series import PhantomScan, write_scan
@@ -220,17 +222,15 @@ def test_the_noise_map_of_a_pair_is_that_of_its_difference(tmp_path: Path) -> No
     assert not electronic.any()
 
 
-def test_entries_of_older_caches_have_six_quantum_images(cached_slices: list[cache.CachedSlice]) -> None:
-    stored = cached_slices[0]
-    description = stored.folder / f"{stored.key}.json"
-    fields = json.loads(description.read_text())
-    assert fields.pop("quantum_images") == 6
-    old = stored.folder / "old.json"
-    old.write_text(json.dumps(fields))
-    loaded = cache.load(stored.folder, "old")
-    old.unlink()
-    assert loaded is not None
-    assert loaded.quantum_images == 6
+def test_an_entry_knows_the_noise_of_its_full_dose(tmp_path: Path) -> None:
+    """The noise that reports state of the same slice."""
+    noise, _ = noise_images(WATER, 3.2, 0.8, np.random.default_rng(0), views=120)
+    hu = WATER + noise[0] * np.float32(OWN_HU / noise[0][CENTRE].std())
+    cached = cache.store_pair(tmp_path, cache.SourceSlice("pair", "p", "train", 3.2, hu), hu + noise[0], 0.25)
+    spacing = (3.2, 3.2)
+    assert cached.noise_hu == global_noise_level(hu, body_mask(hu, spacing), spacing)
+    assert cached.noise_hu
+    assert cache.load(tmp_path, cached.key) == cached
 
 
 Train = Callable[..., int]

@@ -91,7 +91,7 @@ def test_without_highdicom_the_extra_is_named(
     monkeypatch.setattr(errors, "import_module", missing)
     source = write_source(tmp_path / "in", along_z(0))
     assert main(["assess", str(source), "-o", str(tmp_path / "out"), "--dicom"]) == 6
-    assert "pip install 'n2q-edge[dicom]'" in capsys.readouterr().err
+    assert "of the extra 'dicom': pip install" in capsys.readouterr().err
 
 
 def test_objects_of_an_earlier_run_are_replaced(tmp_path: Path) -> None:

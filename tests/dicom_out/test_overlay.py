@@ -14,11 +14,10 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 pytest.importorskip("highdicom")
 
+from n2q_edge.arrays import BoolArray, FloatArray
 from n2q_edge.assessment.results import SliceImages
 from n2q_edge.dicom_out.overlay import caption, overlay_picture
 from n2q_edge.quality.overlay import MID_GRAY, bar_colors, gray, overlay
-from n2q_edge.quality.scores import BoolArray
-from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import disk, phantom
 from tests.helpers.result_files import along_z, read, results, write_source
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ def main() -> int:
     while done < options.inputs and time.monotonic() - began < options.seconds:
         last = min(done + CHUNK, options.inputs)
         done = _chunk(options.seed, done, last, options.keep, findings, counts)
+        print(f"{done} inputs, {len(findings)} findings", file=sys.stderr)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     kinds = Counter(str(finding["kind"]) for finding in findings)
     summary = {
@@ -72,7 +74,7 @@ def _chunk(
             findings.append({"kind": "stderr", "input": f"{first}-{last}", "detail": run.stderr[-500:]})
         return last
     reached = int(report["next"])
-    kind = "hang" if "Timeout" in run.stderr else "crash"
+    kind = "hang" if run.returncode == -signal.SIGPROF else "crash"
     findings.append({"kind": kind, "input": reached, "detail": f"exit {run.returncode}: {run.stderr[-800:]}"})
     return reached + 1
 

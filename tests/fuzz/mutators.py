@@ -56,9 +56,9 @@ def bit_flips(data: bytes, rng: random.Random) -> bytes:
 def header_bytes(data: bytes, rng: random.Random) -> bytes:
     """Random bytes in the header."""
     out = bytearray(data)
-    end = max(200, data.find(b"\xe0\x7f\x10\x00"))
+    end = min(max(200, data.find(b"\xe0\x7f\x10\x00") + 12), len(out))
     for _ in range(rng.choice((1, 3, 30))):
-        out[rng.randrange(128, min(end + 12, len(out)))] = rng.randrange(256)
+        out[rng.randrange(min(128, end - 1), end)] = rng.randrange(256)
     return bytes(out)
 
 

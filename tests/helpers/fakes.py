@@ -11,9 +11,9 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from n2q_edge.arrays import BoolArray, FloatArray
 from n2q_edge.errors import ModelError
-from n2q_edge.quality.scores import BoolArray
-from n2q_edge.runtimes.base import FloatArray, Inference, InferTiming
+from n2q_edge.runtimes.base import Inference, InferTiming
 from n2q_edge.spec import HU_MAX, HU_MIN, FeatureLimits, ModelSpec
 
 ROOT_UID = "1.2.826.0.1.3680043.8.498.1"

@@ -15,12 +15,13 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.assessment.slice_result import tissue_regions
 from n2q_edge.dicom import scan
 from n2q_edge.dicom_out.objects import DicomWriter
-from n2q_edge.runtimes.base import FloatArray, Inference
+from n2q_edge.runtimes.base import Inference
 from n2q_edge.spec import ModelSpec
 from tests.helpers.fakes import FakeRuntime, phantom, write_slice
 

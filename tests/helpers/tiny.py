@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.spec import SPEC_KEY, ModelSpec
 
 SPEC = ModelSpec(name="tiny", version="1", network={"class": "tiny"}, size_multiple=16)
@@ -19,8 +19,6 @@ MAP_ONLY = replace(SPEC, outputs=("quality_map",))
 GAIN = 0.75
 SLOPES = np.array([1.0, -2.0, 4.0, 0.5, -1.0], dtype=np.float32)
 LOW, WIDTH = np.float32(40 - 150), np.float32(300)
-
-FloatArray = NDArray[np.float32]
 
 
 def expected(hu: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -13,6 +13,7 @@ import n2q_edge
 from n2q_edge import released_models
 from n2q_edge.errors import ExitCode, ModelError, ParityError, UsageError
 from n2q_edge.model import checkpoint, export
+from n2q_edge.model.parity import compare, hold, parity_slices
 from n2q_edge.runtimes import RUNTIMES, open_model
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
 from n2q_edge.spec import SPEC_KEY, ModelSpec
@@ -146,7 +147,7 @@ def test_the_file_computes_what_the_checkpoint_does(
     if not RUNTIMES[name].is_available():
         pytest.skip(f"{name} is not installed")
     with open_model(report.path, name) as model, open_model(source, "torch") as reference:
-        for hu in (export.parity_slices(16)[1], np.full((3, 1, 64, 160), 37, np.float32)):
+        for hu in (parity_slices(16)[1], np.full((3, 1, 64, 160), 37, np.float32)):
             actual, expected = model.infer(hu), reference.infer(hu)
             np.testing.assert_allclose(actual.quality_map, expected.quality_map, atol=1e-4)
             np.testing.assert_allclose(actual.dose_probabilities, expected.dose_probabilities, atol=1e-4)
@@ -178,9 +179,9 @@ def test_the_gate_sees_every_output(
 ) -> None:
     network = Sabotaged(error, exported=False)
     network.load_state_dict(checkpoint.load(report.source)[1])
-    parity = export._compare(read_model_file(report.path), network.eval(), SPEC)[0]
+    parity = compare(read_model_file(report.path), network.eval(), SPEC)[0]
     with pytest.raises(ParityError, match=complaint):
-        export._hold(parity, report.tolerances, report.path)
+        hold(parity, report.tolerances, report.path)
 
 
 class MapOnly(Tiny):
@@ -207,7 +208,7 @@ def test_a_network_in_memory(tmp_path: Path) -> None:
     network = Lone().eval()
     made = n2q_edge.export(network, replace(SPEC, outputs=("quality_map",)), tmp_path / "mine.onnx")
     assert (made.source, made.source_sha256) == (None, None)
-    hu = export.parity_slices(16)[0]
+    hu = parity_slices(16)[0]
     with n2q_edge.load(made.path) as model, torch.inference_mode():
         expected = network(torch.from_numpy(hu)).numpy()[0, 0]
         np.testing.assert_allclose(model.assess(hu[0, 0]).quality_map, expected, atol=1e-4)
@@ -313,7 +314,7 @@ def test_the_folder_must_exist(source: Path, tmp_path: Path) -> None:
 
 
 def test_parity_slices_are_ct_like() -> None:
-    first, second = export.parity_slices(48)
+    first, second = parity_slices(48)
     assert first.shape == (1, 1, 528, 528)  # the next multiple of 48 above 512
     assert second.shape == (2, 1, 336, 480)
     for hu in (first, second):
@@ -324,4 +325,4 @@ def test_parity_slices_are_ct_like() -> None:
         assert (hu > 800).any()
     flat = second[:, 0, 168, 100:140]  # a row through the liver
     assert np.std(flat[1]) > 1.5 * np.std(flat[0])  # twice the noise
-    np.testing.assert_array_equal(first, export.parity_slices(48)[0])
+    np.testing.assert_array_equal(first, parity_slices(48)[0])

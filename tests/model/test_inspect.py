@@ -62,10 +62,10 @@ def test_the_authors_weights(tmp_path: Path) -> None:
     ("name", "data", "complaint"),
     [
         ("none.onnx", None, "does not exist"),
-        ("text.txt", b"hello", "no model file by its name"),
+        ("text.txt", b"hello", "not a model file: unknown file extension"),
         ("empty.engine", b"", "empty"),
-        ("junk.onnx", b"junk", "no whole ONNX file"),
-        ("junk.safetensors", b"\x10\0\0\0\0\0\0\0junk", "no whole safetensors"),
+        ("junk.onnx", b"junk", "not a whole ONNX file"),
+        ("junk.safetensors", b"\x10\0\0\0\0\0\0\0junk", "not a whole safetensors"),
         ("junk.engine", b"junk", "no TensorRT engine"),
     ],
 )

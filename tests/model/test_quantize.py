@@ -16,6 +16,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 from n2q_edge.model import export, quantize
+from n2q_edge.model.parity import parity_slices
 
 SPEC = ModelSpec(name="two-levels", version="1", network={"class": "none"})
 SOURCE = ModelFile(Path("weights"), b"", "")
@@ -49,7 +50,7 @@ class OneLevel(TwoLevels):
 
 
 def slices() -> list[Any]:
-    return [batch[:1] for batch in export.parity_slices(16)]
+    return [batch[:1] for batch in parity_slices(16)]
 
 
 def run(out: Path, calibration: list[Any]) -> export.ExportReport:

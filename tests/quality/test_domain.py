@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import NO_BODY
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import LoadedSlice, SliceReader, scan
 from n2q_edge.quality import domain
+from n2q_edge.quality.body import body_mask
 from n2q_edge.quality.domain import OUT_OF_DOMAIN, Deviation, deviations, measure, series_text
-from n2q_edge.quality.scores import body_mask, global_noise_level
-from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.spec import FeatureLimits
 from tests.helpers.fakes import FakeRuntime, disk, phantom, write_series
 from tests.helpers.paths import ROOT

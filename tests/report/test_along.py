@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import SeriesReport
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.report.along import charts_along, limits_below
 from n2q_edge.report.charts import Chart
-from n2q_edge.runtimes.base import FloatArray
 from tests.helpers.fakes import FakeRuntime, phantom
 
 
@@ -79,7 +78,7 @@ def test_the_worst_slices_are_those_of_the_summary(report: SeriesReport) -> None
 
 def with_current(report: SeriesReport, *values: float | None) -> SeriesReport:
     refs = [
-        SimpleNamespace(position_mm=result.ref.position_mm, exposure=SimpleNamespace(tube_current_ma=value))
+        replace(result.ref, exposure=replace(result.ref.exposure, tube_current_ma=value))
         for result, value in zip(report.slices, values, strict=True)
     ]
     return changed(report, ref=refs)

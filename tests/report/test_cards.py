@@ -27,7 +27,7 @@ def entry(**summary: Any) -> dict[str, Any]:
 
 def test_measured_before_predicted_before_the_run() -> None:
     titles = [group.title for group in groups(entry(), LEVELS)]
-    assert titles == ["Measured, without a model", "Predicted by the model", "This run"]
+    assert titles == ["Measured", "Predicted by the model", "This run"]
 
 
 def test_noise_with_median_and_range() -> None:
@@ -43,6 +43,27 @@ def test_the_prediction_says_against_what() -> None:
     quality, dose = groups(entry(), LEVELS)[1].cards
     assert quality == Card("Predicted SSIM", "0.91", "against an assumed full dose; lowest slice 0.80")
     assert dose == Card("Dose it looks like", "at least 75 %", "as typical full-dose scans; 3 of 4 slices")
+
+
+def test_the_prediction_has_its_expected_error() -> None:
+    quality = groups(entry(expected_error_median=0.0649), LEVELS)[1].cards[0]
+    assert quality.value == "0.91 ± 0.06"
+
+
+def test_size_and_dose_where_they_are_known() -> None:
+    known = {
+        f"{name}_{what}": value
+        for name, values in {
+            "water_equivalent_diameter_mm": (291.4, 250, 310),
+            "ssde_mgy": (12.3, 11, 13),
+        }.items()
+        for what, value in zip(("median", "min", "max"), values, strict=True)
+    }
+    assert groups(entry(**known, truncated_slices=2), LEVELS)[0].cards[1:] == (
+        Card("Water-equivalent diameter", "291 mm", "median; 250 to 310"),
+        Card("SSDE", "12.3 mGy", "median; 11.0 to 13.0"),
+        Card("Cut by the field of view", "2 slices", "their diameter is too small"),
+    )
 
 
 def test_a_lower_dose_is_no_bound() -> None:

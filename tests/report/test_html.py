@@ -13,13 +13,15 @@ import numpy as np
 import pydicom
 import pytest
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
-from n2q_edge.quality import crosscheck
-from n2q_edge.report import charts, document, html
-from n2q_edge.runtimes.base import FloatArray, Inference
+from n2q_edge.quality.noise import NOISE_DISAGREEMENT, NOISE_RATIO_LIMIT, noise_disagrees
+from n2q_edge.report import charts, document, drawing, html
+from n2q_edge.runtimes.base import Inference
 from n2q_edge.spec import FeatureLimits
+from tests.helpers.drawing import drawn
 from tests.helpers.fakes import FakeRuntime, phantom, write_series
 
 CtSeries = Callable[..., Path]
@@ -48,7 +50,7 @@ def page(*folders: Path, runtime: FakeRuntime | None = None) -> str:
 
 
 def to_html(run: Assessment) -> str:
-    return "".join(html.html_pieces(document.build(run), run))
+    return "".join(html.html_pieces(document.build(run), run, drawn(run)))
 
 
 class Reader(HTMLParser):
@@ -144,10 +146,10 @@ def test_every_picture_and_chart_has_words(ct_series: CtSeries) -> None:
     found = Reader(page(ct_series(images=[phantom(96, 60), phantom(96, 20)])))
     assert len(found.named("img")) == 4  # slice and overlay of two
     assert all(image["alt"] for image in found.named("img"))
-    for drawing in found.named("svg"):
-        assert drawing.get("aria-label") or drawing.get("aria-hidden") == "true"
+    for chart in found.named("svg"):
+        assert chart.get("aria-label") or chart.get("aria-hidden") == "true"
     assert "Predicted SSIM along z, 2 slices: mean 0.40, lowest 0.20 at slice 2" in [
-        drawing.get("aria-label") for drawing in found.named("svg")
+        chart.get("aria-label") for chart in found.named("svg")
     ]
 
 
@@ -186,7 +188,7 @@ def test_several_series_have_an_index(ct_series: CtSeries) -> None:
 
 
 def test_many_series_keep_a_picture_each(ct_series: CtSeries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MAX_SLICE_PICTURES", 3)
+    monkeypatch.setattr(drawing, "MAX_ON_PAGE", 3)
     found = Reader(page(*(ct_series(number=n) for n in (1, 2, 3))))
     assert len(found.named("img")) == 2 * 3
     assert "1 of 2 shown" in found.words
@@ -212,7 +214,7 @@ def test_noise_that_disagrees_is_a_caution(tmp_path: Path) -> None:
     run = assess(scan([tmp_path]), NoisyRuntime(by_brightness), worst=1, keep_images=True)
     (result,) = run.series[0].slices
     assert result.noise_hu == pytest.approx(8, rel=0.1)
-    assert crosscheck.NOISE_DISAGREEMENT in result.flags
+    assert NOISE_DISAGREEMENT in result.flags
     assert "the model and a model-free measure disagree on the noise" in Reader(to_html(run)).words
 
 
@@ -251,16 +253,16 @@ def test_the_page_says_whether_the_domain_was_checked(ct_series: CtSeries) -> No
     ("measured", "model", "disagree"),
     [
         (10, 10, False),
-        (10, 10 * 0.99 * crosscheck.NOISE_RATIO_LIMIT, False),
-        (10, 10 * 1.01 * crosscheck.NOISE_RATIO_LIMIT, True),
-        (10 * 1.01 * crosscheck.NOISE_RATIO_LIMIT, 10, True),
+        (10, 10 * 0.99 * NOISE_RATIO_LIMIT, False),
+        (10, 10 * 1.01 * NOISE_RATIO_LIMIT, True),
+        (10 * 1.01 * NOISE_RATIO_LIMIT, 10, True),
         (0.0, 0.4, False),  # both far below what CT can have: rounding
         (None, 10, False),
         (10, None, False),
     ],
 )
 def test_disagreement(measured: float | None, model: float | None, disagree: bool) -> None:
-    assert crosscheck.noise_disagrees(measured, model) is disagree
+    assert noise_disagrees(measured, model) is disagree
 
 
 # ----------------------------------------------------------------------------------------- charts and colours

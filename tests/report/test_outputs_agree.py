@@ -24,6 +24,7 @@ from n2q_edge.dicom_out.objects import DicomWriter
 from n2q_edge.quality.policy import Verdict, load_policy
 from n2q_edge.report import document, html, slices_csv, table, webhook
 from n2q_edge.trends import groups, store
+from tests.helpers.drawing import drawn
 from tests.helpers.fakes import phantom, write_slice
 from tests.helpers.report_content import groups as sr_groups
 from tests.helpers.report_content import numbers
@@ -68,7 +69,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
         built["series"][0],
         list(csv.DictReader(io.StringIO(slices_csv.to_csv(assessment)))),
         console.file.getvalue(),
-        "".join(html.html_pieces(built, assessment)),
+        "".join(html.html_pieces(built, assessment, drawn(assessment))),
         sr,
         stored,
         next(csv.DictReader(io.StringIO(groups.to_csv(by, ("kernel",))))),
@@ -116,7 +117,7 @@ def test_noise(outputs: Outputs) -> None:
     summary = outputs.json["summary"]
     assert summary["noise_hu_median"] == pytest.approx(median, abs=1e-3)
     assert (summary["noise_hu_min"], summary["noise_hu_max"]) == (noises[0], noises[-1])
-    assert in_table(outputs, r"noise +(\S+) to (\S+) HU, median (\S+)") == pytest.approx(
+    assert in_table(outputs, r"noise +(\S+) to (\S+) HU, median ([0-9.]+)") == pytest.approx(
         (noises[0], noises[-1], median), abs=0.05001
     )
     assert figure(outputs, "Noise").startswith(f"{summary['noise_hu_median']:.1f} HU")

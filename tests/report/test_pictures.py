@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.quality.overlay import gray, overlay
-from n2q_edge.report.pictures import GAP, MARGIN, page_pictures, series_pictures, slice_picture
-from n2q_edge.runtimes.base import FloatArray
+from n2q_edge.report.pictures import GAP, MARGIN, page_pictures, series_charts, slice_picture, slice_pictures
 from tests.helpers.fakes import FakeRuntime, phantom
 
 WINDOW = (40.0, 300.0)
@@ -75,14 +75,15 @@ def test_pages_get_both_cut_to_the_body_and_the_gray_one_lossless(run: Assessmen
 
 
 def test_a_series_has_its_charts_and_its_worst_slices(run: Assessment) -> None:
-    found = dict(series_pictures(run.series[0], run.spec))
+    (report,) = run.series
+    found = dict([*series_charts(report, run.spec), *slice_pictures(report, report.worst, run.spec)])
     assert list(found) == ["series001_along.svg", "series001_slice0002.png", "series001_slice0001.png"]
     assert found["series001_slice0002.png"].startswith(b"\x89PNG")
 
 
 def test_the_charts_are_a_file_that_any_viewer_can_draw(run: Assessment) -> None:
     """Well-formed, with a size, and without the CSS variables that only browsers know."""
-    svg = next(content for name, content in series_pictures(run.series[0], run.spec) if name.endswith(".svg"))
+    ((_, svg),) = series_charts(run.series[0], run.spec)
     root = ElementTree.fromstring(svg)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     inner = [element for element in root if element.tag.endswith("svg")]

@@ -139,3 +139,82 @@ def test_closing_twice_is_harmless_and_a_closed_model_says_so(runtime: Runtime) 
     runtime.close()
     with pytest.raises(ModelError, match="closed"):
         runtime.infer(CASES["one slice"])
+
+
+# --- reference noise
+
+
+def told_model(tmp_path: Path, cell: int = 8) -> Path:
+    """An untrained network that takes a reference noise, exported."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from n2q_edge.model.checkpoint import save
+    from n2q_edge.model.export import export_model
+    from n2q_edge.network import build
+    from n2q_edge.spec import ModelSpec
+
+    spec = ModelSpec(
+        name="told",
+        version="t",
+        network={"class": "compact", "widths": [8, 8, 8], "blocks": [0, 0, 0]},
+        inputs=("hu", "reference_noise_hu"),
+        outputs=("quality_map", "dose_probabilities", "noise_map", "log_variance"),
+        map_cell=cell,
+    )
+    file = tmp_path / "told.safetensors"
+    save(file, spec, build(spec).state_dict())
+    export_model(file, tmp_path / "told.onnx")
+    return file
+
+
+def soft_tissue(count: int) -> tiny.FloatArray:
+    return (50 + 30 * np.random.default_rng(3).standard_normal((count, 1, 96, 64))).astype(np.float32)
+
+
+def test_every_runtime_takes_a_reference_and_gives_maps_on_the_models_grid(tmp_path: Path) -> None:
+    file = told_model(tmp_path)
+    hu = soft_tissue(3)
+    reference = np.array([0.0, 10.0, 25.0], np.float32)
+    found = {}
+    for name in ("torch", "onnxruntime", "openvino"):
+        if not RUNTIMES[name].is_available():
+            continue
+        path = file if name == "torch" else file.with_suffix(".onnx")
+        with open_model(path, name, threads=1) as model:
+            found[name] = model.infer(hu, reference)
+            nothing, zeros = model.infer(hu), model.infer(hu, np.zeros(3, np.float32))
+        assert np.array_equal(nothing.quality_map, zeros.quality_map)
+        assert found[name].quality_map[0] == pytest.approx(nothing.quality_map[0], abs=1e-5)
+        assert found[name].quality_map[1].mean() < found[name].quality_map[2].mean() - 0.02
+        assert found[name].noise_map is not None
+        assert found[name].noise_map.shape == (3, 1, 12, 8)
+        np.testing.assert_allclose(found[name].quality_map, found["torch"].quality_map, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (np.zeros(2, np.float32), "one value a slice"),
+        (np.full(1, -1.0, np.float32), "lies in"),
+        (np.full(1, np.nan, np.float32), "lies in"),
+        (np.full(1, 10.0, np.float32), "takes no reference noise"),
+    ],
+)
+def test_what_is_no_reference_is_refused(runtime: Runtime, reference: tiny.FloatArray, message: str) -> None:
+    """The tiny model cannot be told any: unknown is all it takes."""
+    hu = CASES["one slice"]
+    with pytest.raises(ModelError, match=message):
+        runtime.infer(hu, reference)
+    runtime.infer(hu, np.zeros(1, np.float32))
+
+
+def test_a_coarse_map_is_enlarged_as_pytorch_does() -> None:
+    torch = pytest.importorskip("torch")
+    from n2q_edge.runtimes.grid import enlarge
+
+    cells = np.random.default_rng(0).random((2, 1, 5, 3), dtype=np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(cells), scale_factor=8.0, mode="bilinear", align_corners=False
+    ).numpy()
+    np.testing.assert_allclose(enlarge(cells, 8), expected, atol=1e-6)
+    assert enlarge(cells, 1) is cells

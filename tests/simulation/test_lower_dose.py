@@ -48,7 +48,7 @@ def test_added_noise_is_what_the_dose_asks_for(full: Path, low: Path) -> None:
     The phantom's noise is known: its scan less its anatomy. Electronic noise makes the inserted a little
     stronger.
     """
-    from n2q_edge.simulation.calibration import solid_tissue
+    from n2q_edge.simulation.patches import solid_tissue
     from n2q_edge.simulation.phantom import Phantom
 
     made = PhantomScan(slices=SLICES, dose=1.0, seed=5, size=SIZE)

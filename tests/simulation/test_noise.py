@@ -6,9 +6,9 @@ import pytest
 pytest.importorskip("numba")
 
 from n2q_edge.simulation import noise
-from n2q_edge.simulation.calibration import NoiseCalibrationError
+from n2q_edge.simulation.patches import NoiseCalibrationError
 
-SIZE, PIXEL_MM = 192, 1.6
+SIZE, PIXEL_MM = 320, 0.9
 Y, X = (np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2) * PIXEL_MM
 RADIUS = np.hypot(X, Y)
 
@@ -18,7 +18,7 @@ def water() -> np.ndarray:
     """A water cylinder of 240 mm in air that already carries noise of about 10 HU."""
     rng = np.random.default_rng(3)
     hu = np.where(RADIUS < 120.0, 40.0, -1000.0).astype(np.float32)
-    own, _ = noise.noise_images(hu, PIXEL_MM, 0.8, rng, views=180)
+    own, _ = noise.noise_images(hu, PIXEL_MM, 0.8, rng, views=320)
     own = own[0] * (10.0 / own[0][RADIUS < 100].std())
     return hu + own
 
@@ -32,7 +32,7 @@ def basis(water: np.ndarray) -> noise.NoiseBasis:
         quantum=4,
         electronic=2,
         electronic_quanta=0.0,
-        views=180,
+        views=320,
     )
 
 

@@ -17,8 +17,9 @@ from n2q_edge.errors import MissingDependencyError, UsageError
 
 pytest.importorskip("numba")
 
+from n2q_edge.quality.body import body_mask
 from n2q_edge.quality.domain import deviations, measure
-from n2q_edge.quality.scores import body_mask, global_noise_level
+from n2q_edge.quality.noise import global_noise_level
 from n2q_edge.runtimes import open_model
 from n2q_edge.simulation.noise import DEFAULT_ELECTRONIC_QUANTA, noise_images
 from n2q_edge.simulation.phantom import SLICE_THICKNESS_MM, Phantom

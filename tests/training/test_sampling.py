@@ -15,7 +15,7 @@ from n2q_edge.model.recipe import TrainingSettings
 from n2q_edge.network.preprocess import Window
 from n2q_edge.spec import ModelSpec
 from n2q_edge.training.kernel import other_kernel
-from n2q_edge.training.sampling import Sampler, _other_contrast
+from n2q_edge.training.sampling import Sampler, _mixtures, _other_contrast
 
 SPEC = ModelSpec(name="t", version="t", network={"class": "compact"})
 SETTINGS = TrainingSettings(steps=1, batch=4, crop=32, doses="continuous")
@@ -174,3 +174,55 @@ def test_a_noisier_twin_keeps_the_dose_between_the_two(cached_slices: list[cache
             difference[name] = ((pair.low - pair.full) ** 2).mean() / (1 / pair.dose - 1)
         ratios.append(difference["noisier"] / difference["plain"])
     assert np.mean(ratios) == pytest.approx(np.log(1 / 0.4) / 0.6, rel=0.25)
+
+
+def told(**settings: object) -> TrainingSettings:
+    return dataclasses.replace(SETTINGS, batch=48, crop=64, reference=1.0, **settings)
+
+
+def test_the_reference_is_the_twins_noise(cached_slices: list[cache.CachedSlice]) -> None:
+    """8 HU in the slice; what is told is measured on the twin, so a twin of a fifth of the dose has more."""
+    rng = np.random.default_rng(0)
+    plain = Sampler(cached_slices[:1], SPEC, told()).batch(rng, CPU).reference_noise_hu
+    known = plain[plain > 0]
+    assert len(known) > 24  # crops of mostly air have nothing to measure
+    assert known.median().item() == pytest.approx(8.0, rel=0.3)
+    settings = told(declared_twin=1.0, least_twin_dose=0.2)
+    noisier = Sampler(cached_slices[:1], SPEC, settings).batch(rng, CPU).reference_noise_hu
+    # Doses of 0.2 to 1, drawn evenly: noise of 1.3 times the slice's in the median, 2.2 at most.
+    assert noisier[noisier > 0].median() > 1.1 * known.median()
+    assert noisier.max() > 1.7 * known.median()
+
+
+def test_a_third_is_told_nothing_and_the_rest_is_wrong_by_the_given_error(
+    cached_slices: list[cache.CachedSlice],
+) -> None:
+    sampler = Sampler(
+        cached_slices, SPEC, dataclasses.replace(SETTINGS, reference=2 / 3, reference_error=0.3)
+    )
+    factors = np.array([sampler._told(np.random.default_rng(seed)) for seed in range(2000)])
+    assert np.mean(factors == 0) == pytest.approx(1 / 3, abs=0.04)
+    given = factors[factors > 0]
+    assert given.max() <= 1.3
+    assert given.min() >= 1 / 1.3
+    assert np.median(np.abs(np.log(given))) < 0.1
+
+
+def test_patients_weigh_alike(cached_slices: list[cache.CachedSlice]) -> None:
+    """One patient of three slices and one of one: a sixth each, and a half."""
+    one = dataclasses.replace(cached_slices[0], patient="a")
+    slices = [one, one, one, dataclasses.replace(one, patient="b")]
+    weights = Sampler(slices, SPEC, dataclasses.replace(SETTINGS, equal_patients=True)).weights
+    assert weights == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+def test_a_noisier_twin_and_its_slice_share_no_noise(cached_slices: list[cache.CachedSlice]) -> None:
+    item = cached_slices[0]
+    images = torch.from_numpy(item.noise().astype(np.float32))
+    found = []
+    for seed in range(20):
+        (first, _), (second, _) = _mixtures(item, images, np.random.default_rng(seed))
+        body = np.s_[24:72, 24:72]
+        found.append(np.corrcoef(first[body].ravel(), second[body].ravel())[0, 1])
+    assert abs(np.mean(found)) < 0.1
+    assert np.abs(found).max() < 0.25

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import Assessment
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.errors import OutputError, UsageError
-from n2q_edge.runtimes.base import FloatArray
 from n2q_edge.trends import store
 from n2q_edge.trends.store import Appended, append, read, salt_file
 from tests.helpers.fakes import FakeRuntime, phantom, write_series

@@ -186,11 +186,6 @@ def test_assess_fills_and_trend_reads(
     assert "STANDARD" in out.read_text("utf-8")
 
 
-def test_phi_needs_a_database(fake: FakeRuntime, ct_series: CtSeries, capsys: Capture) -> None:
-    assert main(["assess", str(ct_series()), "--with-phi"]) == 2
-    assert "--db" in capsys.readouterr().err
-
-
 def test_a_database_that_cannot_be_used_ends_the_run_before_it_begins(
     fake: FakeRuntime, ct_series: CtSeries, tmp_path: Path, capsys: Capture
 ) -> None:

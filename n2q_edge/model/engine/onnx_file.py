@@ -47,7 +47,7 @@ def read_onnx(model: ModelFile) -> OnnxFacts:
         proto = onnx.load_model_from_string(model.data)
     except Exception:  # protobuf's own error, of a module that moves
         raise ModelError(
-            f"{model.path} is no whole ONNX file: export it again with 'n2q-edge export'"
+            f"{model.path} is not a whole ONNX file: export it again with 'n2q-edge export'"
         ) from None
     if not proto.graph.node:
         raise ModelError(f"{model.path} holds no graph: export it again with 'n2q-edge export'")

@@ -18,6 +18,7 @@ from n2q_edge.model import export
 from n2q_edge.model.engine.build import build
 from n2q_edge.model.engine.targets import find_target
 from n2q_edge.model.inspect import explain
+from n2q_edge.model.parity import parity_slices
 from n2q_edge.runtimes.model_file import ModelFile
 from n2q_edge.runtimes.sidecar import read_sidecar
 
@@ -57,7 +58,7 @@ def network_of(system: str) -> tuple[Any, Any]:
 
 
 def phantoms(multiple: int) -> Sequence[Any]:
-    return [batch[:1] for batch in export.parity_slices(multiple)]
+    return [batch[:1] for batch in parity_slices(multiple)]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case.system}-{case.precision}")
@@ -66,7 +67,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     spec, network = network_of(case.system)
     slices = phantoms(spec.size_multiple) if case.precision == "int8" else ()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_hold", lambda *_: None)  # the gate has its own tests
+        patch.setattr(export, "hold", lambda *_: None)  # the gate has its own tests
         return export.export_network(
             network,
             spec,
