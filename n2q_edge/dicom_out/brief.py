@@ -14,14 +14,8 @@ from pydicom.dataset import Dataset
 
 from n2q_edge.assessment.results import SeriesReport, SliceResult
 from n2q_edge.dicom_out.ct_image import stable_uid, write_dataset
-from n2q_edge.dicom_out.objects import (
-    FIRST_SERIES_NUMBER,
-    NotWritten,
-    WrittenObject,
-    algorithm_of,
-    report_groups,
-    verdict_code,
-)
+from n2q_edge.dicom_out.measurements import algorithm_of, report_groups, verdict_code
+from n2q_edge.dicom_out.objects import FIRST_SERIES_NUMBER, NotWritten, WrittenObject
 from n2q_edge.dicom_out.overlay import caption, overlay_picture, secondary_capture
 from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, source_context
 from n2q_edge.dicom_out.structured_report import structured_report

@@ -1,4 +1,4 @@
-"""Codes the result objects use: standard ones where DICOM has them, and six of our own.
+"""Codes the result objects use: standard ones where DICOM has them, and nine of our own.
 
 The private codes belong to the coding scheme `99N2QEDGE` (PS3.3 8.2: designators that begin with 99 are
 private); every object that uses them says so in its Coding Scheme Identification Sequence.
@@ -12,13 +12,16 @@ from pydicom.sr.coding import Code
 PRIVATE_SCHEME = "99N2QEDGE"
 PRIVATE_SCHEME_NAME = "n2q-edge private codes"
 
-# What is measured. DICOM has a code for none of these quantities.
+# What is measured, where DICOM has no code for it.
 PREDICTED_SSIM = Code("N2Q-SSIM", PRIVATE_SCHEME, "Predicted structural similarity to full dose")
 FRACTION_BELOW = Code("N2Q-LOW", PRIVATE_SCHEME, "Fraction of pixels below SSIM 0.5")
 APPARENT_DOSE = Code("N2Q-DOSE", PRIVATE_SCHEME, "Apparent dose level")
 GLOBAL_NOISE = Code("N2Q-GNL", PRIVATE_SCHEME, "Global noise level")
 MODEL_NOISE = Code("N2Q-NOISE", PRIVATE_SCHEME, "Predicted noise standard deviation")
 SLICES_SCORED = Code("N2Q-SLICES", PRIVATE_SCHEME, "Slices scored")
+NOISE_FREQUENCY = Code("N2Q-NPSF", PRIVATE_SCHEME, "Mean frequency of the noise power spectrum")
+REFERENCE_NOISE = Code("N2Q-REF", PRIVATE_SCHEME, "Noise of the full-dose reference")
+EQUIVALENT_DOSE = Code("N2Q-EQDOSE", PRIVATE_SCHEME, "Equivalent dose relative to the reference")
 PRIVATE_CODES = (
     PREDICTED_SSIM,
     FRACTION_BELOW,
@@ -26,9 +29,14 @@ PRIVATE_CODES = (
     GLOBAL_NOISE,
     MODEL_NOISE,
     SLICES_SCORED,
+    NOISE_FREQUENCY,
+    REFERENCE_NOISE,
+    EQUIVALENT_DOSE,
 )
 
 # PS3.16 annex D.
+WATER_EQUIVALENT_DIAMETER = Code("113980", "DCM", "Water Equivalent Diameter")
+SIZE_SPECIFIC_DOSE = Code("113930", "DCM", "Size Specific Dose Estimate")
 IMAGE_QUALITY = Code("111101", "DCM", "Image Quality")
 QUALITY_ASSESSMENT = Code("111050", "DCM", "Quality Assessment")
 
@@ -46,6 +54,9 @@ FIFTH_PERCENTILE = Code("371888009", "SCT", "5th Percentile Value of population"
 NO_UNITS = Code("1", "UCUM", "no units")
 PERCENT = Code("%", "UCUM", "Percent")
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+MILLIMETERS = Code("mm", "UCUM", "mm")
+PER_MILLIMETER = Code("/mm", "UCUM", "per mm")
+MILLIGRAY = Code("mGy", "UCUM", "mGy")
 SLICES = Code("{slices}", "UCUM", "slices")
 
 REPORT_TITLE = Code("126000", "DCM", "Imaging Measurement Report")  # CID 7021

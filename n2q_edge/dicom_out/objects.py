@@ -7,11 +7,10 @@ whole: after an interruption or with a full disk there is no folder, never half 
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from n2q_edge import __version__
-from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.results import SeriesReport, SliceResult
-from n2q_edge.assessment.summary import SeriesSummary
 from n2q_edge.dicom.segmentation import Segment
-from n2q_edge.dicom_out import codes
+from n2q_edge.dicom_out.collected import Collected, output
 from n2q_edge.dicom_out.ct_image import stable_uid, write_dataset
-from n2q_edge.dicom_out.overlay import caption, overlay_picture, secondary_capture
+from n2q_edge.dicom_out.measurements import algorithm_of, report_groups, verdict_code
+from n2q_edge.dicom_out.overlay import secondary_capture
 from n2q_edge.dicom_out.parametric_map import (
     NOISE,
     QUALITY,
@@ -37,13 +35,10 @@ from n2q_edge.dicom_out.parametric_map import (
     write_parametric_map,
 )
 from n2q_edge.dicom_out.source_header import NotWrittenError, SourceContext, checking_source, source_context
-from n2q_edge.dicom_out.structured_report import Algorithm, Group, Value, structured_report
+from n2q_edge.dicom_out.structured_report import Algorithm, Group, structured_report
 from n2q_edge.errors import OutputError, require
 from n2q_edge.files import make_folder
 from n2q_edge.quality.overlay import Rgb
-from n2q_edge.quality.policy import Judgement
-from n2q_edge.quality.regions import RegionSummary
-from n2q_edge.runtimes.grid import enlarge
 from n2q_edge.spec import ModelSpec
 
 OWN_FOLDER = re.compile(r"\.?series\d{3,}(\.part)?")
@@ -159,7 +154,7 @@ class DicomWriter:
         self._maps_only = maps_only
         self._model = str(runtime.get("model_sha256"))
         self._segments = {segment.name: segment for segment in segments}
-        self._current: _Collected | None = None
+        self._current: Collected | None = None
         make_folder(self.folder)
         for path in self.folder.iterdir():
             if OWN_FOLDER.fullmatch(path.name) and path.is_dir():
@@ -171,7 +166,7 @@ class DicomWriter:
             return
         try:
             if self._current is None:
-                self._current = _Collected(
+                self._current = Collected(
                     self.folder / f".series{report.number:03d}.part", pictures=not self._maps_only
                 )
             self._current.add(result, (self._spec.window_center, self._spec.window_width))
@@ -210,11 +205,11 @@ class DicomWriter:
         self.error = error
         self.close()
 
-    def _write(self, report: SeriesReport, collected: _Collected, objects: SeriesObjects) -> None:
+    def _write(self, report: SeriesReport, collected: Collected, objects: SeriesObjects) -> None:
         """Write into the hidden folder, then give it its name."""
         staged = self._stage(report, collected, objects)
         folder = self.folder / f"series{report.number:03d}"
-        with _output(folder):
+        with output(folder):
             if staged:
                 self._on_folder(folder)
                 collected.folder.rename(folder)
@@ -226,7 +221,7 @@ class DicomWriter:
         ]
 
     def _stage(
-        self, report: SeriesReport, collected: _Collected, objects: SeriesObjects
+        self, report: SeriesReport, collected: Collected, objects: SeriesObjects
     ) -> list[tuple[str, str, Dataset]]:
         """Write into the hidden folder; kind, file name and data set of every object."""
         collected.end()
@@ -266,52 +261,6 @@ class DicomWriter:
         return staged
 
 
-def report_groups(
-    summary: SeriesSummary,
-    results: Sequence[SliceResult],
-    context: SourceContext,
-    segments: Mapping[str, Segment],
-) -> list[Group]:
-    """The measurement groups of a report: the series, its worst slices, its regions.
-
-    Args:
-        summary: of the series.
-        results: its slices.
-        context: of the slices, in the same order.
-        segments: by region, if the regions are a segmentation's.
-    """
-    slices = dict(zip((result.number for result in results), context.slices, strict=True))
-    return [
-        Group("series", codes.IMAGE_QUALITY, _series_values(summary), context.slices),
-        *(
-            Group(
-                f"worst slice {rank}: number {result.number}",
-                codes.IMAGE_QUALITY,
-                _slice_values(result),
-                [slices[result.number]],
-            )
-            for rank, result in enumerate(summary.worst, start=1)
-        ),
-        *(_region_group(region, segments.get(region.name)) for region in summary.regions),
-    ]
-
-
-def _region_group(region: RegionSummary, segment: Segment | None) -> Group:
-    return Group(
-        f"region {region.name}",
-        codes.IMAGE_QUALITY,
-        _region_values(region),
-        site=segment.site if segment else codes.TISSUES.get(region.name),
-        segment=segment.reference if segment else None,
-    )
-
-
-def verdict_code(judgement: Judgement) -> Code | None:
-    """The verdict as a code of CID 7022; None without one."""
-    verdict = judgement.verdict
-    return Code(verdict.dicom_code, "DCM", verdict.meaning) if verdict else None
-
-
 def _reference(dataset: Dataset) -> Dataset:
     """What it takes to name a written object; the rest need not stay in memory."""
     reference = Dataset()
@@ -320,91 +269,12 @@ def _reference(dataset: Dataset) -> Dataset:
     return reference
 
 
-def algorithm_of(spec: ModelSpec, runtime: Mapping[str, Any]) -> Algorithm:
-    """What names the model in a report."""
-    parameters = [
-        f"model sha256 {runtime['model_sha256']}" if runtime.get("model_sha256") else None,
-        f"runtime {runtime.get('name')} {runtime.get('version')}",
-        f"window centre {spec.window_center:g} HU, width {spec.window_width:g} HU",
-    ]
-    return Algorithm(spec.name, spec.version, "; ".join(text for text in parameters if text))
-
-
-# --------------------------------------------------------------------------------------------------- pixels
-
-
-@contextlib.contextmanager
-def _output(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
-        ) from None
-
-
-class _Collected:
-    """The slices of one series: results in memory, pixels in files of the hidden folder."""
-
-    def __init__(self, folder: Path, *, pictures: bool) -> None:
-        self.folder, self._pictures = folder, pictures
-        self.results: list[SliceResult] = []
-        self.has_noise = False
-        with _output(folder):
-            folder.mkdir()
-            self._files = {
-                name: (folder / f"{name}.raw").open("w+b") for name in ("quality", "noise", "overlay")
-            }
-
-    def add(self, result: SliceResult, window: tuple[float, float]) -> None:
-        images = result.images
-        assert images is not None
-        self._append("quality", images.quality_map)
-        if images.noise_map is not None:
-            self.has_noise = True
-            rows, columns = images.hu.shape
-            self._append("noise", enlarge(images.noise_map, images.map_cell)[:rows, :columns])
-        if self._pictures:
-            picture = overlay_picture(images, window, caption(result))
-            with _output(self.folder):
-                self._files["overlay"].write(picture.tobytes())
-        self.results.append(replace(result, images=None))
-
-    def _append(self, name: str, pixels: FloatArray) -> None:
-        with _output(self.folder):
-            self._files[name].write(pixels.astype("<f4", copy=False).tobytes())
-
-    def end(self) -> None:
-        with _output(self.folder):
-            for file in self._files.values():
-                file.flush()
-
-    def read(self, name: str, index: int, size: int) -> bytes:
-        """The bytes of one slice, of `size` each."""
-        with _output(self.folder):
-            self._files[name].seek(index * size)
-            return self._files[name].read(size)
-
-    def remove_pixels(self) -> None:
-        for name, file in self._files.items():
-            with contextlib.suppress(OSError):
-                file.close()
-            (self.folder / f"{name}.raw").unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        self.remove_pixels()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-# -------------------------------------------------------------------------------------------------- objects
-
-
 @dataclass
 class _Job:
     """The objects of one series, written one by one into its hidden folder."""
 
     context: SourceContext
-    collected: _Collected
+    collected: Collected
     algorithm: Algorithm
     first_number: int
     uids: ResultUids
@@ -470,49 +340,3 @@ class _Job:
         with checking_source():
             write_dataset(self.collected.folder / "report.dcm", dataset)
         yield "report.dcm", dataset
-
-
-def _series_values(summary: SeriesSummary) -> list[Value]:
-    quality, dose = summary.quality, summary.usual_dose
-    noise, model_noise = summary.noise_hu, summary.model_noise_hu
-    values = [Value(codes.SLICES_SCORED, summary.scored, codes.SLICES)]
-    if quality:
-        values += [
-            Value(codes.PREDICTED_SSIM, round(quality.mean, 6), codes.NO_UNITS, codes.MEAN),
-            Value(codes.PREDICTED_SSIM, round(quality.min, 6), codes.NO_UNITS, codes.MINIMUM),
-        ]
-    if dose:
-        values.append(Value(codes.APPARENT_DOSE, dose.level, codes.PERCENT, codes.MODE))
-    if noise:
-        values.append(Value(codes.GLOBAL_NOISE, round(noise.median, 3), codes.HOUNSFIELD, codes.MEDIAN))
-    if model_noise:
-        level = round(model_noise.median, 3)
-        values.append(Value(codes.MODEL_NOISE, level, codes.HOUNSFIELD, codes.MEDIAN))
-    return values
-
-
-def _slice_values(result: SliceResult) -> list[Value]:
-    assert result.quality is not None
-    values = [
-        Value(codes.PREDICTED_SSIM, round(result.quality.mean, 6), codes.NO_UNITS, codes.MEAN),
-        Value(codes.PREDICTED_SSIM, round(result.quality.p05, 6), codes.NO_UNITS, codes.FIFTH_PERCENTILE),
-        Value(codes.FRACTION_BELOW, round(result.quality.below_threshold, 6), codes.NO_UNITS),
-    ]
-    if result.dose:
-        values.append(Value(codes.APPARENT_DOSE, result.dose.level, codes.PERCENT))
-    if result.noise_hu is not None:
-        values.append(Value(codes.GLOBAL_NOISE, round(result.noise_hu, 3), codes.HOUNSFIELD))
-    if result.model_noise_hu is not None:
-        values.append(
-            Value(codes.MODEL_NOISE, round(result.model_noise_hu, 3), codes.HOUNSFIELD, codes.MEDIAN)
-        )
-    return values
-
-
-def _region_values(region: RegionSummary) -> list[Value]:
-    return [
-        Value(codes.SLICES_SCORED, region.slices, codes.SLICES),
-        Value(codes.PREDICTED_SSIM, round(region.mean, 6), codes.NO_UNITS, codes.MEAN),
-        Value(codes.PREDICTED_SSIM, round(region.worst[1], 6), codes.NO_UNITS, codes.MINIMUM),
-        Value(codes.FRACTION_BELOW, round(region.below_threshold, 6), codes.NO_UNITS),
-    ]
