@@ -31,7 +31,7 @@ from n2q_edge.errors import N2QError
 from n2q_edge.malloc import keep_freed_memory
 from n2q_edge.quality.policy import Policy, load_policy
 from n2q_edge.report import document
-from n2q_edge.report.folder import write_folder
+from n2q_edge.report.folder import LIST, LOCK, write_folder
 from n2q_edge.report.page import VERDICTS
 from n2q_edge.runtimes import open_model
 from n2q_edge.runtimes.base import Runtime
@@ -108,9 +108,10 @@ class ModelAssessor:
         model |= {"name": self._runtime.spec.name, "version": self._runtime.spec.version}
         if not assessment.slices_assessed:
             return Written((), {"slices": 0, "not_assessed": _why_not(files)}, model)
-        built = document.build(assessment)
-        write_folder(assessment, built, folder)
         objects = self._objects(folder, assessment, revision, predecessor)
+        write_folder(assessment, document.build(assessment), folder)  # it lets go of the pixels
+        for name in (LOCK, LIST):  # a result is never written again
+            (folder / name).unlink(missing_ok=True)
         self._remember(assessment)
         return Written(objects, _summary(assessment, self._settings), model)
 
@@ -191,7 +192,8 @@ class ModelAssessor:
 
     def _maps(self, folder: Path, report: SeriesReport) -> SeriesObjects:
         """Maps of all slices, which are assessed again: pixels are not kept while a series arrives."""
-        with DicomWriter(folder, self._runtime.spec, self._runtime.describe(), maps_only=True) as writer:
+        spec, facts = self._runtime.spec, self._runtime.describe()
+        with DicomWriter(folder / "maps", spec, facts, maps_only=True) as writer:
             for result in report.slices:
                 again = self._with_pixels(report.series.protocol, result)
                 if again.images is not None:

@@ -204,7 +204,7 @@ def _ask_commitment(
 
 def _check_commitment(settings: Settings, entry: Entry) -> None:
     granted = commitment.answer(settings.data, entry.transaction)
-    waited = time.time() - entry.next
+    waited = time.time() - entry.asked
     if granted is None and waited < settings.retry.longest_s:
         raise NotYet(COMMITMENT_POLL_S, entry.transaction)
     commitment.forget(settings.data, entry.transaction)

@@ -44,6 +44,7 @@ class Entry:
         attempts: made so far.
         error: of the last one.
         transaction: UID of a request for storage commitment that is not answered yet.
+        asked: when it was made, seconds since 1970.
     """
 
     series_key: str
@@ -54,6 +55,7 @@ class Entry:
     attempts: int = 0
     error: str = ""
     transaction: str = ""
+    asked: float = 0.0
 
     @property
     def file(self) -> str:
@@ -142,7 +144,9 @@ class Outbox:
         try:
             deliver(self._settings, destination, self._results, entry)
         except NotYet as waiting:
-            self._write(entry, next=time.time() + waiting.seconds, transaction=waiting.transaction)
+            now = time.time()
+            asked = entry.asked if entry.transaction == waiting.transaction else now
+            self._write(entry, next=now + waiting.seconds, transaction=waiting.transaction, asked=asked)
             return False
         except (DeliveryError, N2QError, OSError) as error:
             self._failed(entry, str(error))

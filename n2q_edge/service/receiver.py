@@ -91,7 +91,7 @@ class Receiver:
         ae.require_called_aet = node.require_called_ae_title
         ae.require_calling_aet = list(node.calling_ae_titles)
         ae.add_supported_context(Verification)
-        ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=False)
+        ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         if node.mpps:
             ae.add_supported_context(ModalityPerformedProcedureStep)
         self._server = NodeServer(

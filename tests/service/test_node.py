@@ -94,12 +94,7 @@ end
             wait_for("our own objects came back", lambda: _dropped(node) >= 2)
             first, second = node.manifests()
             assert (len(first.slices), len(second.slices)) == (5, 6)
-            study = pacs.get(f"studies/{pacs.get('studies')[0]}/instances")
-            reports = [
-                pacs.get(f"instances/{each['ID']}/tags?simplify")
-                for each in study
-                if each["MainDicomTags"].get("SeriesDescription") or True
-            ]
+            reports = [pacs.get(f"instances/{name}/tags?simplify") for name in pacs.get("instances")]
             newest = next(
                 tags for tags in reports
                 if tags["Modality"] == "SR" and "PredecessorDocumentsSequence" in tags
@@ -107,6 +102,7 @@ end
             referenced = newest["PredecessorDocumentsSequence"][0]["ReferencedSeriesSequence"][0]
             before = next(each.sop_instance for each in first.objects if each.kind == "report")
             assert referenced["ReferencedSOPSequence"][0]["ReferencedSOPInstanceUID"] == before
+            wait_for("the archive has committed to keep all of it", lambda: node.undelivered() == 0)
         write_series(tmp_path / "in2", 4, series=2)
         storescu(tmp_path / "in2", node.port)  # the archive is down now
         wait_for("a delivery that waits", lambda: node.undelivered() == 1)

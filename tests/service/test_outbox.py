@@ -187,6 +187,26 @@ def test_commitment_that_is_refused_sends_again(
     assert len(archive.got) == 4
 
 
+def test_commitment_that_is_never_answered_sends_again(
+    tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "COMMITMENT_WAIT_S", 0.0)
+    monkeypatch.setattr(delivery, "COMMITMENT_POLL_S", 0.0)
+    retry = Retry(first_s=0.0, longest_s=900.0)
+    config = settings(tmp_path, archive.destination(commitment=True), retry=retry)
+    queue(config, result(tmp_path))
+    for _ in range(3):
+        run_once(config)
+    assert len(archive.got) == 2
+    now = delivery.time.time
+    monkeypatch.setattr(delivery.time, "time", lambda: now() + 901)
+    run_once(config)
+    (entry,) = read_entries(tmp_path, "pending")
+    assert "commit" in entry.error
+    run_once(config)
+    assert len(archive.got) == 4
+
+
 def test_an_answer_nobody_asked_for_is_no_answer(tmp_path: Path) -> None:
     information = slice_dataset(1)
     information.TransactionUID = "1.2.3"
