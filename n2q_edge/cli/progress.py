@@ -50,7 +50,7 @@ def gauge(*, quiet: bool) -> Iterator[Gauge]:
 
 
 def _visible(quiet: bool) -> bool:
-    return not quiet and sys.stderr.isatty()
+    return not quiet and sys.stderr is not None and sys.stderr.isatty()  # None where it was closed
 
 
 def _bar(*, counted: bool) -> Progress:

@@ -229,14 +229,14 @@ def test_a_run_that_finds_nothing_to_do_leaves_the_last_one(
 def test_a_signal_during_the_run_keeps_what_is_done_everywhere(
     number: signal.Signals, fake: FakeRuntime, ct_series: CtSeries, tmp_path: Path, capsys: Capture
 ) -> None:
-    def at_the_third(hu: FloatArray) -> FloatArray:
+    def at_the_eighth(hu: FloatArray) -> FloatArray:
         if hu.max() < 15:
             os.kill(os.getpid(), number)
             time.sleep(0.5)
         return np.clip(hu / 100, 0, 1)
 
-    fake._quality = at_the_third
-    series = ct_series(images=[phantom(96, hu) for hu in (20, 20, 10, *[20] * 9)])
+    fake._quality = at_the_eighth  # the look-ahead is bounded: the first have been taken by then
+    series = ct_series(images=[phantom(96, hu) for hu in (*[20] * 7, 10, *[20] * 4)])
     out, db = tmp_path / "out", tmp_path / "t.sqlite"
     before = signal.getsignal(number)
     assert main(["assess", str(series), "-o", str(out), "--db", str(db), "--json", "--quiet"]) == 130

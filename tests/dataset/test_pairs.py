@@ -243,8 +243,8 @@ def train(tiny_recipe: str, tmp_path: Path) -> Train:
     def run(*arguments: str | Path) -> int:
         recipe = tmp_path / "tiny.toml"
         recipe.write_text(tiny_recipe)
-        options = [*map(str, arguments), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
-        return main(["train", str(recipe), *options])
+        folders = ["--runs", str(tmp_path / "runs"), "-o", str(tmp_path)]
+        return main(["train", str(recipe), *map(str, arguments), *folders, "--device", "cpu"])
 
     return run
 

@@ -219,7 +219,7 @@ def test_the_command_line_gives_organs_in_json_report_and_dicom(
     out = tmp_path / "out"
     assert main(["assess", str(folder), "--seg", str(path), "-o", str(out), "--dicom", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["settings"]["segmentation"] == str(path)
+    assert document["settings"]["segmentation"] == "seg.dcm"  # where it lay is said with --with-phi
     regions = {item["name"]: item for item in document["series"][0]["summary"]["regions"]}
     assert set(regions) == {"Liver", "Spleen"}
     means = [quality(slice_hu(index))[box(*LIVER)].mean() for index in range(4)]

@@ -191,11 +191,6 @@ def test_authors_weights_load_as_they_are(channels: int, name: str, inputs: list
     assert dose.detach().numpy() == pytest.approx(0.2)
 
 
-def test_weights_saved_from_data_parallel_load_too() -> None:
-    state = {f"module.{name}": tensor for name, tensor in authors_state_dict(2).items()}
-    assert convert(state)[0].name == "n2q"
-
-
 @pytest.mark.parametrize("damage", ["missing", "shape", "foreign"])
 def test_other_weights_are_refused(damage: str) -> None:
     state = authors_state_dict(2)

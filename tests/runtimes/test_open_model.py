@@ -245,7 +245,7 @@ def test_auto_takes_what_is_installed(tmp_path: Path, monkeypatch: pytest.Monkey
         assert model.describe()["name"] == "openvino"
         assert "only" in model.describe()["chosen_because"]
     monkeypatch.setattr(openvino_cpu, "is_available", lambda: False)
-    with pytest.raises(MissingDependencyError, match=r"n2q-edge\[cpu\]"):
+    with pytest.raises(MissingDependencyError, match=r"\[cpu\]"):
         open_model(path)
 
 
@@ -280,7 +280,7 @@ def test_a_gpu_provider_never_becomes_the_cpu(onnx_file: Path, module: object) -
         pytest.skip("this ONNX Runtime has the provider")
     with pytest.raises(ModelError) as error:
         open_model(onnx_file, name)
-    one_line(error, provider, "n2q-edge[ort-gpu]")
+    one_line(error, provider, "[ort-gpu]")
 
 
 @needs_ort

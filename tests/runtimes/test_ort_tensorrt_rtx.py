@@ -29,7 +29,7 @@ def gpu(name: str = PROVIDER) -> Any:
 def test_not_installed(onnx_file: Path) -> None:
     if ort_tensorrt_rtx.is_available():
         pytest.skip("the plugin is installed")
-    with pytest.raises(MissingDependencyError, match=r"n2q-edge\[ort-rtx\]"):
+    with pytest.raises(MissingDependencyError, match=r"\[ort-rtx\]"):
         open_model(onnx_file, "onnxruntime-tensorrt-rtx")
 
 

@@ -105,6 +105,8 @@ def test_every_expression_is_about_metrics_that_there_are(tmp_path: Path, monkey
             with urllib.request.urlopen(url, timeout=5) as answer:
                 return json.loads(answer.read())["data"]
         except urllib.error.HTTPError as error:
+            if error.code == 503:  # it is starting
+                return None
             raise AssertionError(f"{query}: {error.read().decode()}") from None
         except OSError:
             return None

@@ -36,7 +36,7 @@ def trained(data: Path, tiny_recipe: str, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.toml").write_text(tiny_recipe)
     arguments = ["train", str(folder / "tiny.toml"), "--data", str(data), "--runs", str(folder / "runs")]
-    assert main([*arguments, "--device", "cpu", "--quiet"]) == ExitCode.OK
+    assert main([*arguments, "-o", str(folder), "--device", "cpu", "--quiet"]) == ExitCode.OK
     return folder
 
 
@@ -98,6 +98,8 @@ def test_a_training_can_begin_with_a_checkpoint(trained: Path, data: Path) -> No
     (trained / "next.toml").write_text(other)
     arguments = ["train", str(trained / "next.toml"), "--data", str(data), "--runs", str(trained / "runs")]
     options = [
+        "-o",
+        str(trained),
         "--start-from",
         str(trained / "tiny.safetensors"),
         "--no-evaluation",
@@ -121,6 +123,7 @@ def test_a_network_learns_from_a_teacher(
     """The card says so; another kind of network is refused."""
     (trained / "pupil.toml").write_text((trained / "tiny.toml").read_text().replace('"tiny"', '"pupil"'))
     options = ["--data", str(data), "--runs", str(trained / "runs"), "--no-evaluation", "--device", "cpu"]
+    options += ["-o", str(trained)]
     teacher = ["--teacher", str(trained / "tiny.safetensors"), "--quiet"]
     assert main(["train", str(trained / "pupil.toml"), *options, *teacher]) == ExitCode.OK
     assert checkpoint.load(trained / "pupil.safetensors")[0].training["teacher"] == "tiny 7"
@@ -137,18 +140,19 @@ def test_several_recipes_by_one_command(
     tiny_recipe: str, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Each with its own state and checkpoint; a wrong one stops all before the first is trained."""
+    runs = tmp_path / "runs"
     for name in ("one", "two"):
         (tmp_path / f"{name}.toml").write_text(tiny_recipe.replace('"tiny"', f'"{name}"'))
     recipes = [str(tmp_path / f"{name}.toml") for name in ("one", "two")]
-    options = ["--data", str(data), "--runs", str(tmp_path / "runs"), "--no-evaluation", "--device", "cpu"]
+    options = ["--data", str(data), "--runs", str(runs), "--no-evaluation", "--device", "cpu"]
     assert main(["train", *recipes, *options, "--quiet"]) == ExitCode.OK
     assert capsys.readouterr().out.splitlines() == [
-        str(tmp_path / f"{name}{end}") for name in ("one", "two") for end in (".safetensors", ".metrics.json")
+        str(runs / f"{name}{end}") for name in ("one", "two") for end in (".safetensors", ".metrics.json")
     ]
-    assert [checkpoint.load(tmp_path / f"{name}.safetensors")[0].name for name in ("one", "two")] == [
+    assert [checkpoint.load(runs / f"{name}.safetensors")[0].name for name in ("one", "two")] == [
         "one",
         "two",
     ]
-    (tmp_path / "one.safetensors").unlink()
+    (runs / "one.safetensors").unlink()
     assert main(["train", *recipes, str(tmp_path / "none.toml"), *options]) == ExitCode.MODEL
-    assert not (tmp_path / "one.safetensors").exists()
+    assert not (runs / "one.safetensors").exists()
