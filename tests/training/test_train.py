@@ -154,5 +154,5 @@ def test_several_recipes_by_one_command(
         "two",
     ]
     (runs / "one.safetensors").unlink()
-    assert main(["train", *recipes, str(tmp_path / "none.toml"), *options]) == ExitCode.MODEL
+    assert main(["train", *recipes, str(tmp_path / "none.toml"), *options, "--overwrite"]) == ExitCode.MODEL
     assert not (runs / "one.safetensors").exists()
