@@ -84,20 +84,10 @@ def assess(
 ) -> int:
     """Assess every CT slice found under PATH: quality, dose level, noise, latency."""
     if resume:
-        outputs_wanted = (
-            out,
-            as_json,
-            as_csv,
-            policy,
-            dicom,
-            reference,
-            reference_noise,
-            reference_diameter,
-            seg,
-            db,
-        )
-        if any(outputs_wanted) or fail_below is not None:
-            raise UsageError("--resume OUT writes rows for 'n2q-edge merge OUT': no other output, policy or reference")
+        refused = (out, as_json, as_csv, policy, dicom, reference, seg, db)
+        numbers = (reference_noise, reference_diameter, fail_below)
+        if any(refused) or any(number is not None for number in numbers):
+            raise UsageError("--resume OUT writes rows for 'merge OUT': no other output, policy or reference")
         return assess_archive(
             paths,
             resume,

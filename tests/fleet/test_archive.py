@@ -197,7 +197,9 @@ def test_the_page_documents_every_column() -> None:
 
 
 @pytest.mark.parametrize("more", [["--json"], ["--reference-noise", "0"], ["--fail-below", "0"], ["-o", "x"]])
-def test_an_archive_takes_no_other_output(more: list[str], archive: Path, model: Path, tmp_path: Path) -> None:
+def test_an_archive_takes_no_other_output(
+    more: list[str], archive: Path, model: Path, tmp_path: Path
+) -> None:
     assert main(arguments(archive, model, tmp_path / "out", *more)) == 2
     assert not (tmp_path / "out").exists()
 
@@ -205,3 +207,19 @@ def test_an_archive_takes_no_other_output(more: list[str], archive: Path, model:
 def test_a_shard_needs_a_folder(archive: Path, capsys: Capture) -> None:
     assert main(["assess", str(archive), "--shard", "1/2"]) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+def test_the_data_frame_has_the_rows_and_types(archive: Path, model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    from n2q_edge.fleet.table import to_dataframe
+
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="is no archive"):
+        to_dataframe(out)
+    assert main(arguments(archive, model, out, "--with-phi")) == 0
+    frame = to_dataframe(out).sort_values("sop_instance")
+    assert main(["merge", str(out)]) == 0
+    assert list(frame["quality_mean"]) == [row["quality_mean"] for row in table(out)]
+    assert str(frame["slice"].dtype) == "Int64"
+    assert frame["frame"].isna().all()
+    assert frame["rejected"].isna().all()
