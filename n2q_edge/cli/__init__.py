@@ -13,6 +13,7 @@ import typer
 
 from n2q_edge import __version__
 from n2q_edge.cli import (
+    archive,
     assess,
     bench,
     build,
@@ -145,6 +146,7 @@ def _options(
 
 for command in (
     assess.assess,
+    archive.merge,
     trend.trend,
     reference.reference,
     export.export,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from n2q_edge.cli import signals
+from n2q_edge.cli.archive import assess_archive
 from n2q_edge.cli.console import note
 from n2q_edge.errors import ExitCode, UsageError
 
@@ -71,10 +72,35 @@ def assess(
             "--with-phi", help="Keep descriptions and whole paths in reports, UIDs in the trend database."
         ),
     ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="An archive: rows per slice go here, and what is there is kept."),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="With --resume: only this part of the series.")
+    ] = "1/1",
     worst: Annotated[int, typer.Option(min=0, help="Worst slices per series to list and draw.")] = 5,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes, no table.")] = False,
 ) -> int:
     """Assess every CT slice found under PATH: quality, dose level, noise, latency."""
+    if resume:
+        refused = (out, as_json, as_csv, policy, dicom, reference, seg, db)
+        numbers = (reference_noise, reference_diameter, fail_below)
+        if any(refused) or any(number is not None for number in numbers):
+            raise UsageError("--resume OUT writes rows for 'merge OUT': no other output, policy or reference")
+        return assess_archive(
+            paths,
+            resume,
+            shard,
+            model=model,
+            runtime=runtime,
+            threads=threads,
+            batch=batch,
+            with_phi=with_phi,
+            quiet=quiet,
+        )
+    if shard != "1/1":
+        raise UsageError("--shard needs --resume OUT: name the folder that all shards write into")
     from n2q_edge.assessment.learn_reference import open_reference
     from n2q_edge.assessment.run import assess as assess_all
     from n2q_edge.assessment.slice_result import tissue_regions

@@ -1,0 +1,1 @@
+"""Many slices on many machines: shards, parts, tables."""
