@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import islice
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 from n2q_edge.errors import OutputError, UsageError, require
 from n2q_edge.files import write_file, write_text
@@ -19,6 +18,9 @@ from n2q_edge.fleet.rows import COLUMNS, SCHEMA_VERSION, Row
 
 TABLE, PARQUET, INDEX = "slices.jsonl", "slices.parquet", "index.html"
 ROW_GROUP = 50_000
+
+Protocols: TypeAlias = defaultdict[tuple[str, ...], tuple[int, float]]
+"""Station, scanner, body part and kernel: how many scored slices, and the sum of their mean qualities."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ def merge(folder: Path, *, parquet: bool = False) -> Merged:
         require("pyarrow", "parquet")
     parts = sorted((folder / PARTS).glob("[!.]*.jsonl"))
     merged = Merged(series=len(parts), missing=_missing(folder))
-    protocols: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+    protocols: Protocols = defaultdict(lambda: (0, 0.0))
     write_file(folder / TABLE, _lines(parts, merged, protocols))
     if parquet:
         _write_parquet(folder / PARQUET, parts)
@@ -76,15 +78,14 @@ def read_rows(parts: list[Path]) -> Iterator[Row]:
             yield row
 
 
-def _lines(
-    parts: list[Path], merged: Merged, protocols: defaultdict[tuple[str, ...], list[float]]
-) -> Iterator[bytes]:
+def _lines(parts: list[Path], merged: Merged, protocols: Protocols) -> Iterator[bytes]:
     for row in read_rows(parts):
         merged.slices += 1
         merged.rejected += row["rejected"] is not None
         if isinstance(row["quality_mean"], float):
             key = tuple(str(row[name] or "-") for name in ("station", "model", "body_part", "kernel"))
-            protocols[key].append(row["quality_mean"])
+            scored, total = protocols[key]
+            protocols[key] = scored + 1, total + row["quality_mean"]
         yield (json.dumps(row) + "\n").encode()
 
 
@@ -123,14 +124,12 @@ def _write_parquet(path: Path, parts: list[Path]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _page(
-    manifest: dict[str, Any], merged: Merged, protocols: defaultdict[tuple[str, ...], list[float]]
-) -> str:
+def _page(manifest: dict[str, Any], merged: Merged, protocols: Protocols) -> str:
     rows = "".join(
         "<tr>"
         + "".join(f"<td>{escape(text)}</td>" for text in key)
-        + f"<td>{len(values)}</td><td>{fmean(values):.3f}</td></tr>\n"
-        for key, values in sorted(protocols.items())
+        + f"<td>{scored}</td><td>{total / scored:.3f}</td></tr>\n"
+        for key, (scored, total) in sorted(protocols.items())
     )
     facts = ", ".join(f"{name} {escape(str(value))}" for name, value in manifest.items())
     state = f"shards not finished: {', '.join(merged.missing)}" if merged.missing else "all shards finished"
