@@ -22,6 +22,8 @@ A whole series, slice by slice or at once:
 
 Every error a caller can cause is an `N2QError` of one line. Nothing is changed in the calling process: no
 allocator, no log level, no signal handler.
+
+Over 350 lines because a third of them are the docstrings that the API reference is made of.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class SeriesReport:
 
 
 @dataclass
-class Assessment:
+class RunReport:
     """All that one run found out.
 
     Attributes:

@@ -27,9 +27,9 @@ from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.lanes import Lanes, in_order, worker_count
 from n2q_edge.assessment.measured import measure
 from n2q_edge.assessment.results import (
-    Assessment,
     ModelReason,
     Rejection,
+    RunReport,
     SeriesReport,
     SliceResult,
 )
@@ -69,7 +69,7 @@ def assess(
     reference: Reference | None = None,
     collector: Collector | None = None,
     interruptible: Interruptible = nullcontext,
-) -> Assessment:
+) -> RunReport:
     """Assess every series of an inventory.
 
     `KeyboardInterrupt` is not passed on: it ends the run with what is done and `complete=False`.
@@ -119,7 +119,7 @@ def begin(
     reference: Reference | None = None,
     collector: Collector | None = None,
     interruptible: Interruptible = nullcontext,
-) -> tuple[Assessment, Generator[SliceResult | Rejection, None, None]]:
+) -> tuple[RunReport, Generator[SliceResult | Rejection, None, None]]:
     """An assessment that proceeds as its outcomes are taken; the arguments are those of `assess`.
 
     Returns:
@@ -127,7 +127,7 @@ def begin(
         iteration that ends early leaves `complete` False.
     """
     policy = policy or load_policy()
-    assessment = Assessment(
+    assessment = RunReport(
         spec=runtime.spec,
         runtime=runtime.describe(),
         batch=batch,
@@ -145,7 +145,7 @@ def begin(
 
 
 def _outcomes(
-    assessment: Assessment,
+    assessment: RunReport,
     series: Sequence[Series],
     stream: Generator[Done, None, None],
     worst: int,
@@ -184,7 +184,7 @@ def assess_series(series: Series, runtime: Runtime, *, batch: int = 1) -> Iterat
 def _take(
     done: Done,
     report: SeriesReport,
-    assessment: Assessment,
+    assessment: RunReport,
     collector: Collector | None,
 ) -> None:
     """Add one outcome to the report of its series."""

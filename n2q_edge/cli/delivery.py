@@ -11,7 +11,7 @@ from n2q_edge.cli import signals
 from n2q_edge.cli.console import note, results, table_console
 
 if TYPE_CHECKING:
-    from n2q_edge.assessment.results import Assessment
+    from n2q_edge.assessment.results import RunReport
     from n2q_edge.cli.outputs import Outputs
     from n2q_edge.dicom_out.objects import DicomWriter
     from n2q_edge.report.drawing import Drawing
@@ -36,7 +36,7 @@ class Wanted:
 class Delivery:
     """The outputs of a run that is over, each written on its own."""
 
-    assessment: Assessment
+    assessment: RunReport
     wanted: Wanted
     outputs: Outputs
     folder: OutputFolder | None

@@ -3,6 +3,8 @@
 highdicom makes the object; only its pixels are written here, frame by frame, because its constructor wants
 all of them in memory, twice. What dcmqi (3D Slicer's converter) needs beyond the standard: a shared Frame
 Anatomy Sequence, frames in ascending position, no Laterality.
+
+Over 350 lines: grouping, header and pixels of one object share its geometry.
 """
 
 from __future__ import annotations

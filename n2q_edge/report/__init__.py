@@ -1,1 +1,1 @@
-"""What an `Assessment` looks like: a table, a JSON document, CSV rows, pictures."""
+"""What an `RunReport` looks like: a table, a JSON document, CSV rows, pictures."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import n2q_edge
-from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport
+from n2q_edge.assessment.results import Rejection, RunReport, SeriesReport
 from n2q_edge.machine import describe_machine
 from n2q_edge.quality.scores import QUALITY_THRESHOLD, to_percent
 from n2q_edge.report.entries import latency, series_summary, slice_entry, verdict
@@ -37,7 +37,7 @@ def json_pieces(document: dict[str, Any]) -> Iterator[str]:
 
 
 def build(
-    assessment: Assessment,
+    assessment: RunReport,
     *,
     fail_below: float | None = None,
     segmentation: Path | None = None,
@@ -81,7 +81,7 @@ def build(
     }
 
 
-def count_files(assessment: Assessment) -> dict[str, int]:
+def count_files(assessment: RunReport) -> dict[str, int]:
     """Every file in one place: assessed (at least one slice of it), rejected, skipped or not reached."""
     assessed = {str(result.ref.path) for report in assessment.series for result in report.slices}
     rejected = {str(item.path) for item in assessment.rejected} - assessed
@@ -98,7 +98,7 @@ def count_files(assessment: Assessment) -> dict[str, int]:
     }
 
 
-def _model(assessment: Assessment) -> dict[str, Any]:
+def _model(assessment: RunReport) -> dict[str, Any]:
     spec, runtime = assessment.spec, dict(assessment.runtime)
     path = runtime.pop("model_path", None)
     sha256 = runtime.pop("model_sha256", None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.results import RunReport
 from n2q_edge.errors import OutputError, UsageError
 from n2q_edge.files import make_folder, write_file
 from n2q_edge.report import document, html, slices_csv
@@ -130,7 +130,7 @@ class OutputFolder:
 
 
 def report_files(
-    assessment: Assessment, built: dict[str, Any], drawing: Drawing
+    assessment: RunReport, built: dict[str, Any], drawing: Drawing
 ) -> dict[str, Callable[[], Content]]:
     """What makes the content of every report, by file name, the numbers first.
 
@@ -148,7 +148,7 @@ def report_files(
     }
 
 
-def write_folder(assessment: Assessment, built: dict[str, Any], path: Path) -> list[Path]:
+def write_folder(assessment: RunReport, built: dict[str, Any], path: Path) -> list[Path]:
     """Write everything; the numbers first.
 
     Args:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from n2q_edge.assessment.results import Assessment, SeriesReport
+from n2q_edge.assessment.results import RunReport, SeriesReport
 from n2q_edge.quality.overlay import bar_colors
 from n2q_edge.report import notes, provenance
 from n2q_edge.report.along import charts_along, limits_below
@@ -30,7 +30,7 @@ STAGES = {
 
 def html_pieces(
     document: dict[str, Any],
-    assessment: Assessment,
+    assessment: RunReport,
     on_page: Mapping[int, Sequence[tuple[int, bytes, bytes]]],
 ) -> Iterator[str]:
     """The page, piece by piece: a series of thousands of slices need not be in memory as a whole.

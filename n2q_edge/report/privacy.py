@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from n2q_edge.assessment.results import Assessment, SliceResult
+from n2q_edge.assessment.results import RunReport, SliceResult
 
 FREE_TEXT = ("series_description", "protocol_name")
 
 
-def leave_out_identity(assessment: Assessment, given: Sequence[Path]) -> None:
+def leave_out_identity(assessment: RunReport, given: Sequence[Path]) -> None:
     """Take free text and the paths above what was given out of a run that is over.
 
     A folder's file is named relative to it, a file that was given itself by its name. If several paths were

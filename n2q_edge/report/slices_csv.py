@@ -6,7 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
+from n2q_edge.assessment.results import RunReport, SeriesReport, SliceResult
 from n2q_edge.quality.reference import ReferenceNoise
 from n2q_edge.quality.scores import to_percent
 from n2q_edge.report.text import cell, printable
@@ -28,7 +28,7 @@ PHYSICS = (
 STAGES = ("read", "decode", "wait", "infer", "score", "total")
 
 
-def to_csv(assessment: Assessment) -> str:
+def to_csv(assessment: RunReport) -> str:
     """All slices of all series, with a header row; an absent number is an empty cell.
 
     A model without a dose head has no columns of dose probabilities.
@@ -56,7 +56,7 @@ def to_csv(assessment: Assessment) -> str:
     return buffer.getvalue()
 
 
-def to_dataframe(assessment: Assessment) -> pandas.DataFrame:
+def to_dataframe(assessment: RunReport) -> pandas.DataFrame:
     """The rows of `to_csv` as a table; an absent number is NaN. pandas must be installed."""
     import pandas
 

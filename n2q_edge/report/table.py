@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
+from n2q_edge.assessment.results import RunReport, SeriesReport, SliceResult
 from n2q_edge.assessment.summary import Range, ReferenceSummary, SeriesSummary, Spread
 from n2q_edge.quality.policy import Judgement, Verdict
 from n2q_edge.quality.scores import QUALITY_THRESHOLD, to_percent
@@ -32,7 +32,7 @@ STAGE_NAMES = {"h2d": "  h2d", "compute": "  compute", "d2h": "  d2h", "total": 
 PROTOCOL_UNITS = {"kvp": "kV", "ctdivol": "mGy", "slice_thickness_mm": "mm"}
 
 
-def render(assessment: Assessment, console: Console) -> None:
+def render(assessment: RunReport, console: Console) -> None:
     """Print series by series, then what was rejected and skipped."""
     for report in assessment.series:
         if report.slices:
@@ -198,7 +198,7 @@ def _table(title: str) -> Table:
     )
 
 
-def _render_left_out(assessment: Assessment, console: Console) -> None:
+def _render_left_out(assessment: RunReport, console: Console) -> None:
     files = count_files(assessment)
     seen = files.pop("seen")
     parts = [f"{count} {name.replace('_', ' ')}" for name, count in files.items() if count]
@@ -213,7 +213,7 @@ def _render_left_out(assessment: Assessment, console: Console) -> None:
         console.print(Text("Interrupted: the numbers above are of the slices done so far.", style="bold"))
 
 
-def _reasons_table(assessment: Assessment) -> Table:
+def _reasons_table(assessment: RunReport) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from n2q_edge.assessment.lanes import Lanes, worker_count
 from n2q_edge.assessment.learn_reference import open_reference
-from n2q_edge.assessment.results import Assessment, Rejection, SeriesReport, SliceResult
+from n2q_edge.assessment.results import Rejection, RunReport, SeriesReport, SliceResult
 from n2q_edge.assessment.run import Readers, SliceAssessor
 from n2q_edge.assessment.slice_result import tissue_regions
 from n2q_edge.assessment.timing import now_ms
@@ -115,10 +115,10 @@ class ModelAssessor:
         self._remember(assessment)
         return Written(objects, _summary(assessment, self._settings), model)
 
-    def _assessment(self, files: Sequence[_File]) -> Assessment:
+    def _assessment(self, files: Sequence[_File]) -> RunReport:
         """The run that would have had these files as its input."""
         images = [file.found for file in files if isinstance(file.found, Image)]
-        assessment = Assessment(
+        assessment = RunReport(
             spec=self._runtime.spec,
             runtime=self._runtime.describe(),
             batch=1,
@@ -161,7 +161,7 @@ class ModelAssessor:
         return replace(result, images=again.images) if isinstance(again, SliceResult) else result
 
     def _objects(
-        self, folder: Path, assessment: Assessment, revision: int, predecessor: str | None
+        self, folder: Path, assessment: RunReport, revision: int, predecessor: str | None
     ) -> tuple[WrittenObject, ...]:
         """The DICOM objects of all series of a result."""
         writer = BriefWriter(
@@ -203,7 +203,7 @@ class ModelAssessor:
                 raise writer.error
             return writer.series[0]
 
-    def _remember(self, assessment: Assessment) -> None:
+    def _remember(self, assessment: RunReport) -> None:
         """A database that fails costs no result."""
         assess = self._settings.assess
         if not assess.trend_database:
@@ -289,7 +289,7 @@ def _why_not(files: Sequence[_File]) -> str:
     return max(reasons, key=reasons.count) if reasons else ""
 
 
-def _summary(assessment: Assessment, settings: Settings) -> dict[str, Any]:
+def _summary(assessment: RunReport, settings: Settings) -> dict[str, Any]:
     """What the status page, webhooks and mail say: of the stack with the most slices."""
     report = max(assessment.series, key=lambda each: len(each.slices))
     protocol, summary = report.series.protocol, report.summary

@@ -3,7 +3,7 @@
 Coordinates are millimetres in the reference patient: x to the patient's left, y to the back, z to the head;
 z = 0 lies at the second lumbar vertebra, z = 120 in the lower thorax. CT numbers are for 120 kVp in the
 portal venous phase after contrast; the means lie in the usual clinical ranges, the textures are this
-phantom's choice.
+phantom's choice. Over 350 lines because it is a list: one function for each organ.
 """
 
 from __future__ import annotations

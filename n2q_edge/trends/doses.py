@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from n2q_edge.assessment.results import Assessment, SeriesReport
+from n2q_edge.assessment.results import RunReport, SeriesReport
 from n2q_edge.trends.control import Limits, control_limits, rank_correlation
 from n2q_edge.trends.database import opened_database, prepared
 from n2q_edge.trends.dose_report import DoseReport, read_dose_report
@@ -109,7 +109,7 @@ def add_report(path: Path, report: DoseReport, *, with_phi: bool = False) -> Non
             )
 
 
-def link_series(path: Path, assessment: Assessment, *, with_phi: bool = False) -> None:
+def link_series(path: Path, assessment: RunReport, *, with_phi: bool = False) -> None:
     """Note which irradiation events the series of a run are of.
 
     Raises:
@@ -136,7 +136,7 @@ def link_series(path: Path, assessment: Assessment, *, with_phi: bool = False) -
                 )
 
 
-def add_skipped_reports(path: Path, assessment: Assessment, *, with_phi: bool = False) -> int:
+def add_skipped_reports(path: Path, assessment: RunReport, *, with_phi: bool = False) -> int:
     """Add the dose reports among the files that a run skipped; how many.
 
     Raises:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import n2q_edge
-from n2q_edge.assessment.results import Assessment, SeriesReport, SliceResult
+from n2q_edge.assessment.results import RunReport, SeriesReport, SliceResult
 from n2q_edge.assessment.summary import is_doubted
 from n2q_edge.errors import UsageError
 from n2q_edge.trends import database
@@ -81,7 +81,7 @@ class StoredSeries:
     doubted: int
 
 
-def append(path: Path, assessment: Assessment, *, with_phi: bool = False) -> Appended:
+def append(path: Path, assessment: RunReport, *, with_phi: bool = False) -> Appended:
     """Add a run to the database, which is made if it is not there; all of it or nothing.
 
     Other processes may append at the same time: each waits for its turn.
@@ -164,7 +164,7 @@ def _stored(connection: sqlite3.Connection, row: Sequence[Any]) -> StoredSeries:
     )
 
 
-def _store_model(connection: sqlite3.Connection, assessment: Assessment) -> int:
+def _store_model(connection: sqlite3.Connection, assessment: RunReport) -> int:
     spec, sha256 = assessment.spec, assessment.runtime.get("model_sha256")
     connection.execute(
         "INSERT INTO ai_model (sha256, name, version, dose_levels) VALUES (?, ?, ?, ?) "
@@ -179,7 +179,7 @@ def _store_series(
     connection: sqlite3.Connection,
     model: int,
     report: SeriesReport,
-    assessment: Assessment,
+    assessment: RunReport,
     identify: Identity,
     with_phi: bool,
 ) -> int:

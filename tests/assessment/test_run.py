@@ -12,9 +12,9 @@ import pytest
 from n2q_edge.arrays import FloatArray
 from n2q_edge.assessment.lanes import worker_count
 from n2q_edge.assessment.results import (
-    Assessment,
     ModelReason,
     ModelRejected,
+    RunReport,
     SeriesReport,
     SliceResult,
 )
@@ -280,7 +280,7 @@ def test_all_series_are_assessed_and_reported(ct_series: CtSeries) -> None:
 
 
 class TestExitCode:
-    def run(self, folder: Path, quality: float = 0.75) -> Assessment:
+    def run(self, folder: Path, quality: float = 0.75) -> RunReport:
         return assess(scan([folder]), FakeRuntime(lambda hu: np.full_like(hu, quality)))
 
     def test_ok(self, ct_series: CtSeries) -> None:

@@ -16,7 +16,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from n2q_edge.arrays import FloatArray
-from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.results import RunReport
 from n2q_edge.assessment.run import assess
 from n2q_edge.assessment.slice_result import tissue_regions
 from n2q_edge.dicom import scan
@@ -79,7 +79,7 @@ def along_z(*z: float) -> list[tuple[float, float, float]]:
 
 def results(
     source: Path, out: Path, runtime: FakeRuntime | None = None, **options: Any
-) -> tuple[DicomWriter, Assessment]:
+) -> tuple[DicomWriter, RunReport]:
     """Assess everything under `source` and write its DICOM objects."""
     runtime = runtime or NoisyRuntime()
     regions = options.pop("regions", tissue_regions)

@@ -14,7 +14,7 @@ import pydicom
 import pytest
 
 from n2q_edge.arrays import FloatArray
-from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.results import RunReport
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.quality.noise import NOISE_DISAGREEMENT, NOISE_RATIO_LIMIT, noise_disagrees
@@ -49,7 +49,7 @@ def page(*folders: Path, runtime: FakeRuntime | None = None) -> str:
     return to_html(run)
 
 
-def to_html(run: Assessment) -> str:
+def to_html(run: RunReport) -> str:
     return "".join(html.html_pieces(document.build(run), run, drawn(run)))
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 pytest.importorskip("highdicom")
 
-from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.results import RunReport
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.dicom_out.objects import DicomWriter
@@ -35,7 +35,7 @@ NOISES_HU = (4.0, 8.0, 16.0, 32.0)
 
 @dataclass
 class Outputs:
-    assessment: Assessment
+    assessment: RunReport
     json: dict[str, Any]
     rows: list[dict[str, str]]
     table: str

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from n2q_edge.arrays import FloatArray
-from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.results import RunReport
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.quality.overlay import gray, overlay
@@ -27,7 +27,7 @@ def by_brightness(hu: FloatArray) -> FloatArray:
 
 
 @pytest.fixture
-def run(ct_series: Callable[..., Path]) -> Assessment:
+def run(ct_series: Callable[..., Path]) -> RunReport:
     folder = ct_series(images=[phantom(192, 60), phantom(192, 20)])
     return assess(scan([folder]), FakeRuntime(by_brightness), worst=2, keep_images=True)
 
@@ -36,7 +36,7 @@ def opened(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def test_a_slice_picture_holds_slice_and_overlay_as_they_are(run: Assessment) -> None:
+def test_a_slice_picture_holds_slice_and_overlay_as_they_are(run: RunReport) -> None:
     result = run.series[0].worst[0]
     assert result.images
     picture = opened(slice_picture(result, run.spec, "a slice"))
@@ -52,7 +52,7 @@ def test_a_slice_picture_holds_slice_and_overlay_as_they_are(run: Assessment) ->
 
 
 def test_a_picture_says_noise_and_prediction_and_no_dose(
-    run: Assessment, monkeypatch: pytest.MonkeyPatch
+    run: RunReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr("n2q_edge.report.pictures.draw_text", lambda _, __, text, ___: said.append(text))
@@ -62,7 +62,7 @@ def test_a_picture_says_noise_and_prediction_and_no_dose(
     assert "dose" not in " ".join(said)
 
 
-def test_pages_get_both_cut_to_the_body_and_the_gray_one_lossless(run: Assessment) -> None:
+def test_pages_get_both_cut_to_the_body_and_the_gray_one_lossless(run: RunReport) -> None:
     images = run.series[0].worst[0].images
     assert images
     png, jpeg = page_pictures(images, run.spec)
@@ -74,14 +74,14 @@ def test_pages_get_both_cut_to_the_body_and_the_gray_one_lossless(run: Assessmen
     assert plain[plain.shape[0] // 2, plain.shape[1] // 2] == round(255 * 130 / 300)
 
 
-def test_a_series_has_its_charts_and_its_worst_slices(run: Assessment) -> None:
+def test_a_series_has_its_charts_and_its_worst_slices(run: RunReport) -> None:
     (report,) = run.series
     found = dict([*series_charts(report, run.spec), *slice_pictures(report, report.worst, run.spec)])
     assert list(found) == ["series001_along.svg", "series001_slice0002.png", "series001_slice0001.png"]
     assert found["series001_slice0002.png"].startswith(b"\x89PNG")
 
 
-def test_the_charts_are_a_file_that_any_viewer_can_draw(run: Assessment) -> None:
+def test_the_charts_are_a_file_that_any_viewer_can_draw(run: RunReport) -> None:
     """Well-formed, with a size, and without the CSS variables that only browsers know."""
     ((_, svg),) = series_charts(run.series[0], run.spec)
     root = ElementTree.fromstring(svg)

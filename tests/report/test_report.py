@@ -14,7 +14,7 @@ from rich.console import Console
 
 from n2q_edge import files
 from n2q_edge.arrays import FloatArray
-from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.results import RunReport
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.errors import OutputError
@@ -36,7 +36,7 @@ def by_brightness(hu: FloatArray) -> FloatArray:
 
 
 @pytest.fixture(params=["fake", "onnxruntime"])
-def without_dose(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Assessment]:
+def without_dose(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunReport]:
     """Two slices of 10 and 40 HU, assessed by models without a dose head."""
     write_series(tmp_path / "series", [phantom(96, 10), phantom(96, 40)])
     if request.param == "fake":
@@ -50,7 +50,7 @@ def without_dose(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ass
 
 
 @pytest.fixture
-def mixed(tmp_path: Path) -> Assessment:
+def mixed(tmp_path: Path) -> RunReport:
     """Slices of quality 0.1, 0.2, 0.3, one of air, an empty file and a text file."""
     write_series(tmp_path, [phantom(96, 10), phantom(96, 20), phantom(96, 30), AIR])
     (tmp_path / "empty.dcm").touch()
@@ -64,14 +64,14 @@ def validate(built: dict[str, object]) -> None:
     ).validate(built)
 
 
-def rendered(assessment: Assessment, width: int = 80) -> str:
+def rendered(assessment: RunReport, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     table.render(assessment, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def test_schema_is_a_valid_schema_and_strict(mixed: Assessment) -> None:
+def test_schema_is_a_valid_schema_and_strict(mixed: RunReport) -> None:
     jsonschema.Draft202012Validator.check_schema(document.schema())
     built = document.build(mixed)
     validate(built)
@@ -79,7 +79,7 @@ def test_schema_is_a_valid_schema_and_strict(mixed: Assessment) -> None:
         validate({**built, "surprise": 1})
 
 
-def test_the_issues_fields_are_there(mixed: Assessment) -> None:
+def test_the_issues_fields_are_there(mixed: RunReport) -> None:
     built = document.build(mixed)
     assert built["schema_version"] == 2
     assert built["model"]["name"] == "fake"
@@ -96,7 +96,7 @@ def test_the_issues_fields_are_there(mixed: Assessment) -> None:
     assert built["model"]["dose_levels_percent"] == [5, 10, 25, 50, 75]
 
 
-def test_what_was_not_measured_is_null(mixed: Assessment) -> None:
+def test_what_was_not_measured_is_null(mixed: RunReport) -> None:
     air = document.build(mixed)["series"][0]["slices"][3]
     assert air["quality"] == {"mean": None, "p05": None, "below_threshold": None, "histogram": None}
     assert air["dose"] == {"level": None, "probabilities": None}
@@ -104,7 +104,7 @@ def test_what_was_not_measured_is_null(mixed: Assessment) -> None:
     assert air["flags"] == ["no_body"]
 
 
-def test_a_model_without_a_dose_head_names_no_dose_anywhere(without_dose: Assessment, tmp_path: Path) -> None:
+def test_a_model_without_a_dose_head_names_no_dose_anywhere(without_dose: RunReport, tmp_path: Path) -> None:
     """Not null for want of a body: every slice has a quality, and none a dose."""
     built = document.build(without_dose)
     validate(built)
@@ -125,7 +125,7 @@ def test_a_model_without_a_dose_head_names_no_dose_anywhere(without_dose: Assess
     assert (tmp_path / "series001_along.svg").read_bytes().startswith(b"<svg")
 
 
-def test_summary(mixed: Assessment) -> None:
+def test_summary(mixed: RunReport) -> None:
     (series,) = document.build(mixed)["series"]
     assert series["summary"]["slices"] == 4
     assert series["summary"]["slices_scored"] == 3
@@ -136,7 +136,7 @@ def test_summary(mixed: Assessment) -> None:
     assert series["latency"]["stages_ms"]["infer"] == {"p50": 8.0, "p90": 8.0, "p99": None}
 
 
-def test_every_file_is_in_one_place(mixed: Assessment) -> None:
+def test_every_file_is_in_one_place(mixed: RunReport) -> None:
     built = document.build(mixed)
     assert built["files"] == {"seen": 6, "assessed": 4, "rejected": 1, "skipped": 1, "not_reached": 0}
     assert [item["reason"] for item in built["rejected"]] == ["empty_file"]
@@ -172,7 +172,7 @@ def test_a_slice_the_model_failed_on_is_a_rejected_file(ct_series: CtSeries) -> 
     assert built["rejected"][0]["reason"] == "model_failed"
 
 
-def test_json_text_is_ascii_and_has_no_nan(mixed: Assessment) -> None:
+def test_json_text_is_ascii_and_has_no_nan(mixed: RunReport) -> None:
     mixed.series[0].series.protocol["kvp"] = float("nan")
     mixed.series[0].series.protocol["kernel"] = "FÜR\udcff\x1b[31m"
     text = "".join(document.json_pieces(document.build(mixed)))
@@ -182,12 +182,12 @@ def test_json_text_is_ascii_and_has_no_nan(mixed: Assessment) -> None:
     assert protocol["kernel"] == "FÜR\\udcff\\x1b[31m"
 
 
-def test_created_is_utc(mixed: Assessment) -> None:
+def test_created_is_utc(mixed: RunReport) -> None:
     created = datetime.fromisoformat(document.build(mixed)["created"].replace("Z", "+00:00"))
     assert timedelta(0) <= datetime.now(timezone.utc) - created < timedelta(minutes=5)
 
 
-def test_no_patient_and_no_host_anywhere(mixed: Assessment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_patient_and_no_host_anywhere(mixed: RunReport, monkeypatch: pytest.MonkeyPatch) -> None:
     import platform
 
     built = "".join(document.json_pieces(document.build(mixed)))
@@ -198,7 +198,7 @@ def test_no_patient_and_no_host_anywhere(mixed: Assessment, monkeypatch: pytest.
     assert "SECRET" not in slices_csv.to_csv(mixed)
 
 
-def test_csv_has_one_row_a_slice(mixed: Assessment) -> None:
+def test_csv_has_one_row_a_slice(mixed: RunReport) -> None:
     rows = list(csv.DictReader(io.StringIO(slices_csv.to_csv(mixed))))
     assert [row["slice"] for row in rows] == ["1", "2", "3", "4"]
     assert float(rows[1]["quality_mean"]) == pytest.approx(0.2)
@@ -208,7 +208,7 @@ def test_csv_has_one_row_a_slice(mixed: Assessment) -> None:
     assert rows[3]["flags"] == "no_body"
 
 
-def test_table_fits_80_columns_and_says_what_matters(mixed: Assessment) -> None:
+def test_table_fits_80_columns_and_says_what_matters(mixed: RunReport) -> None:
     text = rendered(mixed)
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "mean 0.200" in text
@@ -222,7 +222,7 @@ def test_table_fits_80_columns_and_says_what_matters(mixed: Assessment) -> None:
 
 
 @pytest.fixture
-def strange(tmp_path: Path) -> Assessment:
+def strange(tmp_path: Path) -> RunReport:
     """Two slices of 5 mm, of a model that was trained on 1 to 3 mm, and one of air."""
     write_series(tmp_path, [phantom(96, 10), phantom(96, 20), AIR])
     domain = {"slice_mm": FeatureLimits((1.0, 3.0), (0.9, 3.3))}
@@ -232,7 +232,7 @@ def strange(tmp_path: Path) -> Assessment:
 STRANGE = "thick slice: slice thickness 5 mm, training 1 to 3 mm"
 
 
-def test_out_of_domain_in_the_document(strange: Assessment) -> None:
+def test_out_of_domain_in_the_document(strange: RunReport) -> None:
     built = document.build(strange)
     validate(built)
     assert built["model"]["domain"] == {"slice_mm": {"training": [1.0, 3.0], "limits": [0.9, 3.3]}}
@@ -249,14 +249,14 @@ def test_out_of_domain_in_the_document(strange: Assessment) -> None:
     }
 
 
-def test_a_model_that_cannot_tell_is_null_everywhere(mixed: Assessment) -> None:
+def test_a_model_that_cannot_tell_is_null_everywhere(mixed: RunReport) -> None:
     built = document.build(mixed)
     assert built["model"]["domain"] is None
     assert built["series"][0]["summary"]["out_of_domain"] is None
     assert built["series"][0]["slices"][0]["out_of_domain"] is None
 
 
-def test_out_of_domain_in_csv_and_table(strange: Assessment) -> None:
+def test_out_of_domain_in_csv_and_table(strange: RunReport) -> None:
     rows = list(csv.DictReader(io.StringIO(slices_csv.to_csv(strange))))
     assert [row["out_of_domain"] for row in rows] == [STRANGE, STRANGE, ""]
     assert rows[0]["flags"] == "out_of_domain"
@@ -279,7 +279,7 @@ def test_names_cannot_drive_a_terminal_or_markup(tmp_path: Path) -> None:
     assert "\\x1b[31m\\n/slice000.dcm" in text
 
 
-def test_folder_has_report_rows_and_pictures(mixed: Assessment, tmp_path: Path) -> None:
+def test_folder_has_report_rows_and_pictures(mixed: RunReport, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     built = document.build(mixed)

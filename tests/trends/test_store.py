@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from n2q_edge.arrays import FloatArray
-from n2q_edge.assessment.results import Assessment
+from n2q_edge.assessment.results import RunReport
 from n2q_edge.assessment.run import assess
 from n2q_edge.dicom import scan
 from n2q_edge.errors import OutputError, UsageError
@@ -36,7 +36,7 @@ class OtherModel(FakeRuntime):
         return {**super().describe(), "model_sha256": "1" * 64}
 
 
-def run(folder: Path, runtime: FakeRuntime | None = None) -> Assessment:
+def run(folder: Path, runtime: FakeRuntime | None = None) -> RunReport:
     return assess(scan([folder]), runtime or FakeRuntime(by_brightness))
 
 

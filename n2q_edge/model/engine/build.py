@@ -2,6 +2,8 @@
 
 One path for `tensorrt` 10.3-11.x and `tensorrt_rtx` 1.x: only what both offer, the rest behind `hasattr`.
 Networks are strongly typed, so the precision is that of the ONNX file. Shapes are static.
+
+Over 350 lines: the plan, its checks and the build need the same facts of two libraries.
 """
 
 from __future__ import annotations
