@@ -34,10 +34,10 @@ from n2q_edge.model import checkpoint, export
 from n2q_edge.model.engine.build import build
 from n2q_edge.model.parity import parity_slices
 from n2q_edge.runtimes import cuda, open_model
+from n2q_edge.spec import FLOAT_PRECISIONS
 
 RESULTS = Path(__file__).parent / "results"
 ONNX_RUNTIMES = ("onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx")
-PRECISIONS = ("fp32", "fp16", "fp16-norm32")
 WARM_UP = 20
 
 
@@ -145,7 +145,7 @@ def row(way: Way, quality: Any, expected: Any) -> dict[str, Any]:
 def onnx_files(path: Path, folder: Path, skipped: dict[str, str]) -> dict[str, Path]:
     """The model as ONNX in each precision its gate lets through."""
     files = {}
-    for precision in PRECISIONS:
+    for precision in FLOAT_PRECISIONS:
         out = folder / f"{path.stem}.{precision}.onnx"
         try:
             export.export_model(path, out, precision=precision)

@@ -29,6 +29,12 @@ REQUIRED_OUTPUTS = ("quality_map",)
 OPTIONAL_OUTPUTS = ("dose_probabilities", "noise_map", "log_variance")
 
 
+HALF_PRECISIONS = ("fp16", "fp16-norm32")
+FLOAT_PRECISIONS = ("fp32", *HALF_PRECISIONS)
+PRECISIONS = (*FLOAT_PRECISIONS, "int8")
+"""What the weights of a model may be; see `n2q_edge.model.precision` and `n2q_edge.model.quantize`."""
+
+
 @dataclass(frozen=True)
 class SsimDefinition:
     """The SSIM the quality map predicts (Wang et al. 2004), on the windowed image in [0, 1]."""
@@ -149,6 +155,12 @@ class ModelSpec:
         texts = (*self.outputs, self.network.get("class", ""))
         if not all(isinstance(text, str) for text in texts):
             raise ModelError(f"model {self.name!r}: an output or the network's class is not a name")
+
+    @property
+    def window_hu(self) -> tuple[float, float]:
+        """Lower and upper limit of the display window, HU."""
+        half = self.window_width / 2
+        return self.window_center - half, self.window_center + half
 
     @property
     def takes_reference(self) -> bool:

@@ -140,8 +140,8 @@ def regions(full: FloatArray, pixel_mm: float, spec: ModelSpec) -> tuple[BoolArr
     """Body of a full-dose slice [H,W], and its pixels whose smoothed HU lies in the display window."""
     body = body_mask(full, (pixel_mm, pixel_mm))
     smooth = ndimage.gaussian_filter(full, WINDOW_SMOOTHING)
-    low = spec.window_center - spec.window_width / 2
-    return body, body & (smooth >= low) & (smooth <= low + spec.window_width)
+    low, high = spec.window_hu
+    return body, body & (smooth >= low) & (smooth <= high)
 
 
 def true_quality(low: FloatArray, full: FloatArray, spec: ModelSpec) -> FloatArray:

@@ -77,9 +77,9 @@ def _maps(comparison: Comparison, phantoms: Path) -> Figure:
     axes = figure.subplots(lines, MAP_COLUMNS, squeeze=False).ravel()
     for each in axes:
         each.set_axis_off()
-    low = spec.window_center - spec.window_width / 2
+    low, high = spec.window_hu
     rows, columns = case.scan.wanted
-    axes[0].imshow(case.scan.hu[rows, columns], cmap="gray", vmin=low, vmax=low + spec.window_width)
+    axes[0].imshow(case.scan.hu[rows, columns], cmap="gray", vmin=low, vmax=high)
     axes[0].set_title(f"slice at {percent(to_percent(case.dose))}", fontsize=9)
     colours = colormaps["viridis"].with_extremes(bad=OUTSIDE)
     for each, (name, quality) in zip(axes[1:], shown, strict=False):

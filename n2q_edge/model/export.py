@@ -25,7 +25,7 @@ from n2q_edge.model.parity import Parity, compare, hold
 from n2q_edge.model.quantize import calibration_slices, quantize
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile, read_model_file
-from n2q_edge.spec import SPEC_KEY, ModelSpec
+from n2q_edge.spec import PRECISIONS, SPEC_KEY, ModelSpec
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -44,7 +44,6 @@ LOWER_TOLERANCES = {
     "fp16-norm32": {"max_map_difference": 1e-2, "mean_map_difference": 1e-3},
     "int8": {"max_map_difference": 0.25, "mean_map_difference": 1e-2},
 }
-PRECISIONS = ("fp32", *LOWER_TOLERANCES)
 SMALLEST_SIDE = 64  # pixels; what the exporter may assume of H and W
 
 

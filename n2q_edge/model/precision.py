@@ -15,7 +15,6 @@ import copy
 
 from torch import Tensor, nn
 
-FLOAT_PRECISIONS = ("fp32", "fp16", "fp16-norm32")
 NORMALISATIONS = (nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
 MATRIX_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -25,7 +24,7 @@ def in_precision(network: nn.Module, precision: str) -> nn.Module:
 
     Args:
         network: takes HU [N,1,H,W], and perhaps a reference noise [N], and returns a tuple of tensors.
-        precision: one of `FLOAT_PRECISIONS`.
+        precision: one of `spec.FLOAT_PRECISIONS`.
     """
     if precision == "fp32":
         return network

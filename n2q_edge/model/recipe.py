@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from n2q_edge.errors import ModelError
-from n2q_edge.spec import ModelSpec, SsimDefinition
+from n2q_edge.spec import PRECISIONS, ModelSpec, SsimDefinition
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,7 +17,6 @@ else:
 
 MAP_LOSSES = ("l1", "mse", "l1+2mse")
 DOSES = ("levels", "continuous")
-LOWER_PRECISIONS = ("fp16", "fp16-norm32", "int8")
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def load_recipe(path: Path) -> Recipe:
             if name in model:
                 model[name] = tuple(model[name])
         export = dict(tables.get("export", {}))
-        lower = {name: export.pop(name) for name in LOWER_PRECISIONS if name in export}
+        lower = {name: export.pop(name) for name in PRECISIONS[1:] if name in export}
         return Recipe(
             path=path,
             spec=ModelSpec(network=tables["network"], **model),

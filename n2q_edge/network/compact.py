@@ -96,7 +96,7 @@ class CompactNet(nn.Module):
         referenced = REFERENCE_INPUT in spec.inputs
         if referenced and head != "formula":
             raise ModelError(f"model {spec.name!r}: {REFERENCE_INPUT} needs the formula head")
-        low = spec.window_center - spec.window_width / 2
+        low, _ = spec.window_hu
         self.wide = Cells(1 / spec.window_width, 0.0)
         self.windowed = Cells(1 / spec.window_width, -low / spec.window_width)
         self.c2 = (spec.ssim.k2 * spec.ssim.data_range) ** 2

@@ -106,7 +106,7 @@ def _pair(images: SliceImages, spec: ModelSpec, cut: tuple[slice, slice]) -> tup
 
 
 def _scores(result: SliceResult, spec: ModelSpec) -> str:
-    low, high = spec.window_center - spec.window_width / 2, spec.window_center + spec.window_width / 2
+    low, high = spec.window_hu
     quality = result.quality
     parts = [] if result.noise_hu is None else [f"noise {number(result.noise_hu, 1)} HU"]
     parts += (

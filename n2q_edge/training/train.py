@@ -60,7 +60,6 @@ def train(
     pairs: MeasuredPairs | None = None,
     out: Path | None = None,
     runs: Path = DEFAULT_RUNS,
-    cache: Path | None = None,
     evaluation: bool = True,
     compiled: bool = False,
     bf16: bool = False,
@@ -80,8 +79,7 @@ def train(
         data: DICOM files and folders, whose lower doses are simulated.
         pairs: the same scans at two doses.
         out: folder for the checkpoint and the metrics; beside the recipe when None.
-        runs: folder of the run's state and, unless `cache` names another, of the noise cache.
-        cache: folder of the noise cache.
+        runs: folder of the run's state and of the noise cache.
         evaluation: evaluate on the patients held out; False leaves that to `n2q-edge evaluate`.
         compiled: compile the loss with torch.compile; see `fit`.
         bf16: compute a compact network's layers in bfloat16; see `fit`.
@@ -107,7 +105,7 @@ def train(
     origin = checkpoint.load(start_from) if start_from else None
     master = _teacher(recipe, teacher, where) if teacher else None
     tell("collecting slices")
-    stored = cache or runs / "cache"
+    stored = runs / "cache"
     slices = collect(data, stored, on_slice) if data else []
     slices += collect_pairs(pairs, stored, on_slice) if pairs else []
     check_split(slices)

@@ -45,12 +45,11 @@ from n2q_edge.runtimes.tensorrt_library import (
     logger,
     version,
 )
-from n2q_edge.spec import ModelSpec
+from n2q_edge.spec import HALF_PRECISIONS, ModelSpec
 
 DEFAULT_SIDE = 512
 DEFAULT_WORKSPACE_MIB = 1024
 TURING = "7.5"
-HALF_PRECISIONS = ("fp16", "fp16-norm32")
 RECOMMENDED_PRECISION = "fp16-norm32"  # where there is no target that says so
 EXPORT = f"n2q-edge export --precision {RECOMMENDED_PRECISION} -o MODEL.onnx"
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from n2q_edge.errors import ModelError, UsageError, require
 from n2q_edge.runtimes.tensorrt_library import FLAVORS
+from n2q_edge.spec import PRECISIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PACKAGE = Path(__file__).parents[2]
 FOLDERS = (PACKAGE / "engines", PACKAGE.parent / "engines")  # in an installed wheel; in a checkout
-PRECISIONS = ("fp32", "fp16", "fp16-norm32", "int8")
 
 
 @dataclass(frozen=True)
