@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from n2q_edge.arrays import FloatArray
 from n2q_edge.spec import ModelSpec
@@ -80,3 +80,22 @@ class Runtime(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close."""
+
+
+Opened = TypeVar("Opened", bound="Closing")
+
+
+class Closing:
+    """What makes a model a context manager: leaving it frees the model."""
+
+    def close(self) -> None:
+        """Free the model. Closing twice is harmless."""
+        raise NotImplementedError
+
+    def __enter__(self: Opened) -> Opened:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError
-from n2q_edge.runtimes.base import Inference, InferTiming
+from n2q_edge.runtimes.base import Closing, Inference, InferTiming
 from n2q_edge.runtimes.checks import (
     INPUT_NAME,
     Choice,
@@ -51,7 +50,7 @@ def open(model: ModelFile, threads: int, choice: Choice) -> OpenVinoModel:
     return OpenVinoModel(model, threads, choice)
 
 
-class OpenVinoModel:
+class OpenVinoModel(Closing):
     """A model compiled by OpenVINO."""
 
     def __init__(self, model: ModelFile, threads: int, choice: Choice) -> None:
@@ -122,14 +121,6 @@ class OpenVinoModel:
     def close(self) -> None:
         """Free the compiled model."""
         self._request = None
-
-    def __enter__(self) -> OpenVinoModel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _options(threads: int) -> dict[str, Any]:

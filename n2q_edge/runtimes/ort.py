@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError
 from n2q_edge.install import install_command
-from n2q_edge.runtimes.base import Inference, InferTiming
+from n2q_edge.runtimes.base import Closing, Inference, InferTiming
 from n2q_edge.runtimes.checks import (
     INPUT_NAME,
     Choice,
@@ -82,7 +82,7 @@ def open_on_gpu(name: str, model: ModelFile, threads: int, choice: Choice, provi
     return OnnxRuntimeModel(library, name, model, threads, choice, provider)
 
 
-class OnnxRuntimeModel:
+class OnnxRuntimeModel(Closing):
     """A model in an ONNX Runtime session."""
 
     def __init__(
@@ -201,14 +201,6 @@ class OnnxRuntimeModel:
     def close(self) -> None:
         """Free the sessions."""
         self._session = self._single = None
-
-    def __enter__(self) -> OnnxRuntimeModel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _start(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError
 from n2q_edge.runtimes import cuda
 from n2q_edge.runtimes import tensorrt_library as library
-from n2q_edge.runtimes.base import Inference, InferTiming
+from n2q_edge.runtimes.base import Closing, Inference, InferTiming
 from n2q_edge.runtimes.checks import INPUT_NAME, Choice, description, feeds, inference
 from n2q_edge.runtimes.cuda import Buffer, Cuda, Device
 from n2q_edge.runtimes.engine_header import PlanHeader, read_header, same_version
@@ -137,7 +137,7 @@ def _rebuild(model: ModelFile, sidecar: Sidecar) -> str:
     return f"build it again: {sidecar.rebuild_command(model.path)}"
 
 
-class TensorRTModel:
+class TensorRTModel(Closing):
     """An engine on the GPU."""
 
     def __init__(
@@ -227,14 +227,6 @@ class TensorRTModel:
             self._engine = self._runtime = None
             self._cache.close()
             self._cuda.close()
-
-    def __enter__(self) -> TensorRTModel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _deserialize(self, model: ModelFile) -> Any:
         self._log.errors.clear()

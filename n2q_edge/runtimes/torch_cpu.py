@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from n2q_edge.arrays import FloatArray
 from n2q_edge.errors import ModelError, require
 from n2q_edge.model import checkpoint
-from n2q_edge.runtimes.base import Inference, InferTiming
+from n2q_edge.runtimes.base import Closing, Inference, InferTiming
 from n2q_edge.runtimes.checks import INPUT_NAME, Choice, description, feeds, inference
 from n2q_edge.runtimes.libraries import first_line
 from n2q_edge.runtimes.model_file import ModelFile
@@ -44,7 +43,7 @@ def open(model: ModelFile, threads: int, choice: Choice) -> TorchModel:
     return TorchModel(spec, network, model, threads, choice)
 
 
-class TorchModel:
+class TorchModel(Closing):
     """A network with its weights."""
 
     def __init__(self, spec: ModelSpec, network: Any, model: ModelFile, threads: int, choice: Choice) -> None:
@@ -98,11 +97,3 @@ class TorchModel:
     def close(self) -> None:
         """Free the network."""
         self._network = None
-
-    def __enter__(self) -> TorchModel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
