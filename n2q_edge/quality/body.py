@@ -1,7 +1,7 @@
 """Where the patient is: the body mask of a slice.
 
-Erosion and opening on the coarse grid are written out: `scipy.ndimage` takes 0.71 and 0.18 ms per call for the
-same pixels, these take 0.02 and 0.01 ms, and a slice needs all of its scores within two milliseconds.
+Erosion and opening on the coarse grid are written out: `scipy.ndimage` takes 0.71 and 0.18 ms per call for
+the same pixels, these take 0.02 and 0.01 ms, and all scores of a slice have two milliseconds.
 """
 
 from __future__ import annotations

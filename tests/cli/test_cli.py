@@ -55,7 +55,8 @@ def test_help_and_version(capsys: Capture) -> None:
     text = capsys.readouterr().out
     # In the page's order.
     commands = (
-        "assess merge trend reference export build targets inspect train evaluate simulate phantom doctor bench "
+        "assess merge trend reference export build targets inspect train evaluate simulate phantom doctor "
+        "bench "
         "listen send echo"
     )
     lines = text.partition("Commands:")[2].partition("\n\n")[0].splitlines()
