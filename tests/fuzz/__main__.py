@@ -47,6 +47,7 @@ def main() -> int:
         "seed": options.seed,
         **{kind: kinds[kind] for kind in ("crash", "hang", "wrong", "stderr", "exit")},
         "assessed_runs": counts.pop("assessed_runs", 0),
+        "database_rows": counts.pop("database_rows", 0),
         "peak_memory_mb": round(peak),
         "seconds": round(time.monotonic() - began),
         "outcomes": dict(counts.most_common()),

@@ -9,7 +9,9 @@ import math
 import os
 import random
 import signal
+import sqlite3
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -68,7 +70,7 @@ def main(seed: int, first: int, last: int, state: Path, keep: Path) -> None:
         write(last)
         (together / SOUND).write_bytes(sound["explicit.dcm"])
         _limit(10 * HANG_SECONDS)
-        if problem := assess(together):
+        if problem := assess(together, counts):
             findings.append(
                 {"kind": "exit", "input": f"{first}-{first + IN_A_FOLDER}", "detail": problem[:300]}
             )
@@ -138,21 +140,36 @@ def _unaccounted(inventory: Inventory) -> str | None:
     return None if found == inventory.files_seen else f"{found} of {inventory.files_seen} files accounted for"
 
 
-def assess(folder: Path) -> str | None:
-    """Assess a folder with the command line; what is wrong with how it ended."""
+def assess(folder: Path, counts: Counter[str]) -> str | None:
+    """Assess a folder with the command line, with report and database; what is wrong with how it ended."""
     from n2q_edge.cli import main as command
 
     out = io.StringIO()
     with (
+        tempfile.TemporaryDirectory() as kept,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(io.StringIO()),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("default")
-        code = command(["assess", str(folder), "--json"])
-    if code not in EXPECTED_EXITS:
-        return f"exit code {code}"
+        db, report = Path(kept) / "t.sqlite", Path(kept) / "report"
+        code = command(["assess", str(folder), "--json", "--db", str(db), "-o", str(report), "--worst", "1"])
+        if code not in EXPECTED_EXITS:
+            return f"exit code {code}"
+        with contextlib.closing(sqlite3.connect(db)) as connection:
+            (rows,) = connection.execute("SELECT count(*) FROM slice").fetchone()
+        if not (report / "report.html").is_file():
+            return "there is no report.html"
     series = json.loads(out.getvalue())["series"]
+    known = {
+        (each["sop_instance_uid"], each["frame"])
+        for one in series
+        for each in one["slices"]
+        if one["series_instance_uid"] and each["sop_instance_uid"]
+    }
+    counts["database_rows"] += rows
+    if rows != len(known):
+        return f"{rows} database rows of {len(known)} slices with UIDs"
     found = any(Path(each["path"]).name == SOUND for one in series for each in one["slices"])
     return None if found else "the sound slice has no result"
 
